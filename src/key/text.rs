@@ -1,0 +1,205 @@
+//! The texts of a key: the public id, the secret, and the digest that is kept instead of the secret.
+//!
+//! A key reads `pcl_` + 12 base62 (the id) + `_` + 32 base62 (190 random bits) + 6 base62 (CRC-32 of all before).
+//! The prefix lets secret scanners find leaks; the checksum lets junk be refused with no look-up.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+const PREFIX: &[u8] = b"pcl_";
+const ID_CHARS: usize = 12;
+const ID_END: usize = PREFIX.len() + ID_CHARS;
+const CHECKSUM_START: usize = ID_END + 1 + 32;
+/// The length of a key's text in bytes, all ASCII.
+pub const KEY_BYTES: usize = CHECKSUM_START + 6;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// The text is not a key, an id or a masked id. Deliberately says no more: the text may be somebody's secret.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not a portcullis key")]
+pub struct NotAKey;
+
+/// The public name of a key (`pcl_` + 12 base62). Safe to log.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct KeyId([u8; ID_CHARS]);
+
+impl KeyId {
+    /// The 12 characters that follow `pcl_`: what the store uses as the record's key.
+    pub fn as_bytes(&self) -> &[u8; ID_CHARS] {
+        &self.0
+    }
+
+    /// The id as listings show it in the `key` field: `pcl_XXXXXXXXXXXX...`.
+    pub fn masked(&self) -> String {
+        format!("{self}...")
+    }
+
+    /// # Errors
+    /// [`NotAKey`] unless `chars` is exactly 12 base62 characters.
+    pub fn from_bytes(chars: &[u8]) -> Result<Self, NotAKey> {
+        let chars: [u8; ID_CHARS] = chars.try_into().map_err(|_| NotAKey)?;
+        if !chars.iter().all(u8::is_ascii_alphanumeric) {
+            return Err(NotAKey);
+        }
+        Ok(Self(chars))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("pcl_")?;
+        // Base62 by construction, so every byte is one ASCII character.
+        self.0.iter().try_for_each(|byte| fmt::Write::write_char(f, char::from(*byte)))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = NotAKey;
+
+    fn from_str(text: &str) -> Result<Self, NotAKey> {
+        Self::from_bytes(text.as_bytes().strip_prefix(PREFIX).ok_or(NotAKey)?)
+    }
+}
+
+/// What `:key` in an admin path names: an id, an id followed by `...`, or a key's full text.
+#[derive(Debug)]
+pub enum KeyReference {
+    Id(KeyId),
+    /// The full text: it names the key only if the secret is right too.
+    Secret(KeySecret),
+}
+
+impl KeyReference {
+    pub fn id(&self) -> KeyId {
+        match self {
+            Self::Id(id) => *id,
+            Self::Secret(secret) => secret.id(),
+        }
+    }
+}
+
+impl FromStr for KeyReference {
+    type Err = NotAKey;
+
+    fn from_str(text: &str) -> Result<Self, NotAKey> {
+        if text.len() == KEY_BYTES {
+            return KeySecret::parse(text.as_bytes()).map(Self::Secret);
+        }
+        text.strip_suffix("...").unwrap_or(text).parse().map(Self::Id)
+    }
+}
+
+/// The full text of a key whose checksum is right. Wiped from memory on drop; `Debug` shows the id alone.
+pub struct KeySecret(Zeroizing<[u8; KEY_BYTES]>);
+
+impl KeySecret {
+    /// # Errors
+    /// [`NotAKey`] unless `text` has a key's shape and its checksum is right. No look-up, no allocation.
+    pub fn parse(text: &[u8]) -> Result<Self, NotAKey> {
+        let text: &[u8; KEY_BYTES] = text.try_into().map_err(|_| NotAKey)?;
+        let (body, checksum) = text.split_at(CHECKSUM_START);
+        let alphabet_ok = body[PREFIX.len()..ID_END].iter().chain(&body[ID_END + 1..]).all(u8::is_ascii_alphanumeric);
+        if !body.starts_with(PREFIX) || body[ID_END] != b'_' || !alphabet_ok || checksum != base62_crc(body) {
+            return Err(NotAKey);
+        }
+        Ok(Self(Zeroizing::new(*text)))
+    }
+
+    /// A new key from the operating system's randomness. `None` when there is none to be had.
+    pub fn generate() -> Option<Self> {
+        Self::generate_from(&mut |bytes| aws_lc_rs::rand::fill(bytes).ok())
+    }
+
+    /// As [`KeySecret::generate`], from the random bytes that `fill` gives.
+    pub fn generate_from(fill: &mut dyn FnMut(&mut [u8]) -> Option<()>) -> Option<Self> {
+        let mut text = Zeroizing::new([b'_'; KEY_BYTES]);
+        text[..PREFIX.len()].copy_from_slice(PREFIX);
+        for position in (PREFIX.len()..ID_END).chain(ID_END + 1..CHECKSUM_START) {
+            text[position] = random_base62(fill)?;
+        }
+        let checksum = base62_crc(&text[..CHECKSUM_START]);
+        text[CHECKSUM_START..].copy_from_slice(&checksum);
+        Some(Self(text))
+    }
+
+    pub fn id(&self) -> KeyId {
+        let mut chars = [0; ID_CHARS];
+        chars.copy_from_slice(&self.0[PREFIX.len()..ID_END]);
+        KeyId(chars)
+    }
+
+    /// SHA-256 of the text. A fast hash is right for 190 bits of randomness.
+    pub fn digest(&self) -> Digest {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, &*self.0).as_ref());
+        Digest(bytes)
+    }
+
+    /// The secret itself: for the one answer that shows it, and nothing else.
+    pub fn expose(&self) -> &str {
+        std::str::from_utf8(&*self.0).expect("a key is ASCII: checked in parse and built so in generate")
+    }
+}
+
+impl fmt::Debug for KeySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_[redacted]", self.id())
+    }
+}
+
+/// SHA-256 of a key's text: what is stored. Compared in constant time.
+#[derive(Clone, Copy)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn matches(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[digest]")
+    }
+}
+
+/// CRC-32 (IEEE) as six base62 digits, most significant first: 62^6 > 2^32.
+fn base62_crc(bytes: &[u8]) -> [u8; 6] {
+    let mut rest = crc32fast::hash(bytes);
+    let mut digits = [b'0'; 6];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits
+}
+
+/// Rejection sampling over six bits keeps every character equally likely.
+fn random_base62(fill: &mut dyn FnMut(&mut [u8]) -> Option<()>) -> Option<u8> {
+    loop {
+        let mut byte = [0];
+        fill(&mut byte)?;
+        let index = usize::from(byte[0] & 0x3f);
+        if index < BASE62.len() {
+            return Some(BASE62[index]);
+        }
+    }
+}

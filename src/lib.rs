@@ -1,0 +1,5 @@
+//! portcullis: an authenticating reverse proxy with a key admin API.
+pub mod clock;
+pub mod key;
+pub mod policy;
+pub mod settings;
