@@ -1,0 +1,13 @@
+//! HTTP as this gate speaks it: strict framing, header rewriting, refusals.
+//!
+//! Knows nothing of sockets or stores. Invariant: [`Refusal`] alone decides a refusal's status.
+
+pub mod framing;
+pub mod headers;
+mod problem;
+mod refusal;
+mod request_id;
+
+pub use problem::{FieldError, Problem};
+pub use refusal::{Challenge, Refusal};
+pub use request_id::RequestId;

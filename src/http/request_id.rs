@@ -1,0 +1,39 @@
+//! The name of one request, for its log lines and refusals: unique in practice, and telling nothing.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Sixteen hexadecimal digits. Made only for requests that are refused or logged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    /// A fresh id. The odd multiplier spreads a counter over all 64 bits, and the process's random start hides it.
+    pub fn new() -> Self {
+        static START: OnceLock<u64> = OnceLock::new();
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let start = *START.get_or_init(random_start);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self(start.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn random_start() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness the ids start at zero: they name requests, they guard nothing.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
