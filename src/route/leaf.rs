@@ -80,8 +80,8 @@ impl MethodLines {
         let Methods::Listed(methods) = methods else {
             return self.any.replace(line).and_then(|first| conflict(first, "ANY"));
         };
-        let taken = |method: &Box<str>| self.listed.iter().find(|(name, _)| name == method);
-        let clash = methods.iter().find_map(taken).and_then(|(method, first)| conflict(*first, method));
+        let taken = self.listed.iter().find(|(name, _)| methods.contains(name));
+        let clash = taken.and_then(|(method, first)| conflict(*first, method));
         self.listed.extend(methods.iter().map(|method| (method.clone(), line)));
         clash
     }

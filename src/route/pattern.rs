@@ -135,10 +135,10 @@ impl Methods {
         if list == "ANY" {
             return Ok(Self::Any);
         }
-        let mut methods = Vec::new();
+        let mut methods: Vec<Box<str>> = Vec::new();
         for method in list.split(',') {
             check_method(method)?;
-            if methods.iter().any(|other: &Box<str>| **other == *method) {
+            if methods.iter().any(|other| **other == *method) {
                 return Err(PatternError::MethodRepeated(method.to_owned()));
             }
             methods.push(Box::from(method));
