@@ -2,4 +2,5 @@
 pub mod clock;
 pub mod key;
 pub mod policy;
+pub mod route;
 pub mod settings;
