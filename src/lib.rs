@@ -1,5 +1,7 @@
 //! portcullis: an authenticating reverse proxy with a key admin API.
 pub mod clock;
 pub mod key;
+pub mod limit;
+pub mod metrics;
 pub mod policy;
 pub mod settings;
