@@ -56,6 +56,13 @@ pub struct Assembled {
     control: Control,
 }
 
+impl Assembled {
+    /// Waits for `future` while the control runtime runs; for callers that are on no runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.control.block_on(future)
+    }
+}
+
 /// A gate that accepts requests. Dropped without [`Running::shutdown`], its threads go on until the process ends.
 pub struct Running {
     public: SocketAddr,

@@ -54,6 +54,13 @@ pub enum ConflictKind {
     Unreachable,
 }
 
+impl<T> Default for Table<T> {
+    /// A table without lines: nothing is found in it.
+    fn default() -> Self {
+        Self { lines: Vec::new(), trie: Trie { nodes: vec![Node::default()] } }
+    }
+}
+
 impl<T> Table<T> {
     /// # Errors
     /// Every [`Conflict`], with the indices of both lines in `lines`.
