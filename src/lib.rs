@@ -2,6 +2,8 @@
 pub mod clock;
 pub mod key;
 pub mod limit;
+pub mod log;
 pub mod metrics;
+pub mod ops;
 pub mod policy;
 pub mod settings;
