@@ -30,6 +30,8 @@ pub struct Access<'a> {
     pub key: Option<KeyId>,
     /// Of the response's body.
     pub bytes: u64,
+    /// Whether the client was sent the response to its end.
+    pub complete: bool,
     pub in_gate: Duration,
     /// `None` when the request was not forwarded.
     pub at_upstream: Option<Duration>,
@@ -45,6 +47,7 @@ impl Access<'_> {
             method,
             route = self.route,
             status = self.status,
+            complete = self.complete,
             key.id = self.key.map(display),
             bytes = self.bytes,
             gate_us = microseconds(self.in_gate),
