@@ -3,3 +3,4 @@ pub mod clock;
 pub mod key;
 pub mod policy;
 pub mod settings;
+pub mod store;
