@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 use ::sled::{Db, Tree};
@@ -27,6 +28,9 @@ const FLUSH_EVERY_MS: u64 = 5_000;
 const TOUCHED_AT_ONCE: usize = 64;
 /// How many old changes one commit drops at most: catches up when `changes_max` was lowered.
 const EXPIRED_AT_ONCE: usize = 64;
+/// How long a database that was closed in this process may take to let go of its file.
+const CLOSING_MAX: Duration = Duration::from_secs(2);
+const CLOSING_POLL: Duration = Duration::from_millis(5);
 
 pub struct SledStore {
     // In the order of dropping: the database is closed before the directory is let go.
@@ -62,7 +66,7 @@ impl SledStore {
         let path = || settings.path.clone();
         match (store.state()?, acknowledged) {
             (None, None) => Err(StoreError::Missing { path: path() }),
-            (state, Some(acknowledged)) if state.map_or(true, |state| state.revision < acknowledged) => {
+            (state, Some(acknowledged)) if state.is_none_or(|state| state.revision < acknowledged) => {
                 Err(StoreError::Lost { path: path(), acknowledged, found: state.map_or(0, |state| state.revision) })
             }
             _ => Ok(store),
@@ -255,7 +259,7 @@ impl SledStore {
 
 impl Rows {
     fn open(config: &::sled::Config) -> Result<Self, ::sled::Error> {
-        let database = config.open()?;
+        let database = open_released(config)?;
         Ok(Self {
             records: database.open_tree("keys")?,
             last_used: database.open_tree("last_used")?,
@@ -263,6 +267,24 @@ impl Rows {
             meta: database.open_tree("meta")?,
             database,
         })
+    }
+}
+
+/// Opens the database once the threads of one that this process has just closed have let go of its file.
+///
+/// Nobody else can have it: the directory's lock is ours.
+fn open_released(config: &::sled::Config) -> Result<Db, ::sled::Error> {
+    let mut left = CLOSING_MAX;
+    loop {
+        match config.open() {
+            Err(::sled::Error::Io(error))
+                if !left.is_zero() && error.to_string().starts_with("could not acquire lock") =>
+            {
+                std::thread::sleep(CLOSING_POLL);
+                left = left.saturating_sub(CLOSING_POLL);
+            }
+            opened => return opened,
+        }
     }
 }
 

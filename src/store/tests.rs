@@ -65,6 +65,16 @@ fn settings(path: &Path) -> Settings {
     Settings { path: path.join("data"), changes_max: NonZeroU32::new(4).unwrap(), ..Settings::default() }
 }
 
+/// The database under the store. One that was closed a moment ago may still be held by its own threads.
+fn bare_database(settings: &Settings) -> ::sled::Db {
+    loop {
+        match ::sled::open(&settings.path) {
+            Err(::sled::Error::Io(_)) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 fn on_each_store(test: impl Fn(&dyn Store)) {
     test(&MemoryStore::new(NonZeroU32::new(4).unwrap()));
     let directory = tempfile::tempdir().unwrap();
@@ -222,7 +232,7 @@ fn directory_without_a_store_is_not_taken_for_an_empty_one() {
     assert_eq!(fs::read_dir(&settings.path).unwrap().count(), 0);
 
     // What a start that was cut off leaves: a database in which nothing was initialised.
-    drop(::sled::open(&settings.path).unwrap());
+    drop(bare_database(&settings));
     assert!(missing(&settings));
 
     drop(SledStore::create(&settings).unwrap());
@@ -292,7 +302,7 @@ fn altered_row_is_refused_and_names_its_key_alone() {
     let (altered, other) = (create(&store), create(&store));
     drop(store);
     {
-        let database = ::sled::open(&settings.path).unwrap();
+        let database = bare_database(&settings);
         let keys = database.open_tree("keys").unwrap();
         let mut row = keys.get(altered.id.as_bytes()).unwrap().unwrap().to_vec();
         let last = row.len() - 1;
