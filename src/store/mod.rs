@@ -5,6 +5,7 @@
 //! Invariants: a record, its line in the change log and the revision change in one transaction; revisions have no
 //! gaps; a time of use exists only for a key that exists, and never goes backwards.
 
+mod commit;
 mod folder;
 mod memory;
 mod record;
@@ -252,6 +253,8 @@ pub enum StoreError {
     Miscounted { expected: u64, found: u64 },
     #[error("the database panicked")]
     Panicked,
+    #[error("no thread for the store's changes")]
+    Thread(#[source] io::Error),
     #[error("the change may or may not be on disk")]
     Uncertain(#[source] Box<StoreError>),
 }
