@@ -12,7 +12,7 @@ use crate::keyring::{ChangeError, Changes, Draft, Keyring, Settings};
 use crate::limit::KeyLimits;
 use crate::metrics::Metrics;
 use crate::policy::Deny;
-use crate::store::{Actor, MemoryStore, Store, Who};
+use crate::store::{Actor, SledStore, Store, Who};
 
 fn excess(names: &[&str]) -> ChangeError {
     ChangeError::Denied(Deny::ScopesExceedGrantor { excess: scopes(names) })
@@ -285,14 +285,15 @@ async fn listing_is_in_order_of_creation_with_the_total() {
 
 #[tokio::test]
 async fn reopened_keyring_knows_what_the_first_one_made() {
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let open = || {
+    let directory = tempfile::tempdir().unwrap();
+    let on_disk = crate::store::Settings { path: directory.path().join("data"), ..crate::store::Settings::default() };
+    let open = |store: SledStore| {
         let clock = Clock::manual(Timestamp::from_unix(NOW));
         let metrics = Metrics::new(1, clock.clone());
         let (settings, limits) = (Settings::default(), KeyLimits::default());
-        Keyring::open(Arc::clone(&store), &settings, &limits, clock, metrics, Handle::current()).unwrap()
+        Keyring::open(Arc::new(store), &settings, &limits, clock, metrics, Handle::current()).unwrap()
     };
-    let first = open();
+    let first = open(SledStore::create(&on_disk).unwrap());
     let root = KeySecret::generate().unwrap();
     first.ensure_root(&root).await.unwrap();
     let draft = Draft { name: KeyName::parse("kept").unwrap(), kind: Kind::SdkIntegration, scopes: None };
@@ -300,8 +301,9 @@ async fn reopened_keyring_knows_what_the_first_one_made() {
     first.note_use(&first.holder(&kept).await.unwrap().unwrap());
     first.close().await;
     assert_eq!(first.create(by(root.id()), custom(&["*"])).await.unwrap_err(), ChangeError::Unavailable);
+    drop(first);
 
-    let second = open();
+    let second = open(SledStore::open(&on_disk).unwrap());
     assert_eq!(second.keys(), 2);
     let view = second.get(&KeyReference::Id(kept.id())).await.unwrap().unwrap();
     assert_eq!((view.record.kind, view.last_used), (Kind::SdkIntegration, Some(Timestamp::from_unix(NOW))));

@@ -2,7 +2,7 @@
 
 use super::harness::{Fault, Ring, copy, custom};
 use crate::key::KeyReference;
-use crate::keyring::ChangeError;
+use crate::keyring::{CHANGES_QUEUED_MAX, ChangeError};
 use crate::store::Store;
 
 #[tokio::test]
@@ -75,4 +75,25 @@ async fn key_whose_change_is_uncertain_and_unreadable_is_neither_admitted_nor_ca
 
     assert_eq!(delete.await.unwrap().unwrap_err(), ChangeError::Unavailable);
     assert!(ring.keyring.holder(&copy(&key)).await.is_err());
+}
+
+#[tokio::test]
+async fn changes_beyond_the_queue_are_refused_at_once() {
+    let ring = Ring::start().await;
+    let create = || {
+        let (keyring, actor) = (std::sync::Arc::clone(&ring.keyring), ring.by_root());
+        tokio::spawn(async move { keyring.create(actor, custom(&["monitor:read"])).await })
+    };
+    let hold = ring.store.hold_next_commit();
+    let first = create();
+    hold.reached.await.unwrap();
+    let waiting: Vec<_> = (0..CHANGES_QUEUED_MAX).map(|_| create()).collect();
+    for refused in (0..10).map(|_| create()).collect::<Vec<_>>() {
+        assert_eq!(refused.await.unwrap().unwrap_err(), ChangeError::Unavailable);
+    }
+    hold.release.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for made in waiting {
+        made.await.unwrap().unwrap();
+    }
 }
