@@ -3,3 +3,8 @@ pub mod clock;
 pub mod key;
 pub mod policy;
 pub mod settings;
+
+pub mod metrics;
+
+pub mod http;
+pub mod server;

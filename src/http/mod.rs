@@ -1,0 +1,2 @@
+//! HTTP as this gate speaks it.
+pub mod framing;
