@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Caller, Gate, check, check_problem};
 
-/// The attributes that the specification lists, each with whether its example is a text.
+/// The attributes that the specification lists.
 const ATTRIBUTES: [&str; 8] = ["key", "name", "kind", "scopes", "immutable", "last_used", "created", "updated"];
 
 const CREATE_QUICK_START: &str = r#"curl --user EXISTING_API_KEY: \
