@@ -5,6 +5,7 @@ pub mod credential;
 pub mod http;
 pub mod key;
 pub mod keyring;
+pub mod limit;
 pub mod metrics;
 pub mod policy;
 pub mod route;
