@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod policy;
 pub mod route;
 pub mod settings;
+pub mod store;
