@@ -66,8 +66,20 @@ pub fn update(headers: &HeaderMap, body: &[u8], catalog: &ScopeCatalog) -> Resul
 
 /// The refusal of an update that names another kind than the key has.
 pub fn kind_differs(present: Kind) -> Refusal {
-    let message = format!("the kind of a key never changes, and this one is {present}");
+    let message = format!("never changes, and the kind of this key is {present}");
     invalid(vec![FieldError { field: "kind".to_owned(), code: "read_only", message }])
+}
+
+/// The refusal of scopes for a kind that has its own.
+pub fn scopes_are_fixed(fixed: &ScopeSet) -> Refusal {
+    let (code, message) = fixed_scopes(fixed);
+    invalid(vec![FieldError { field: "scopes".to_owned(), code, message }])
+}
+
+/// The refusal of a custom key without scopes.
+pub fn scopes_are_missing() -> Refusal {
+    let (code, message) = required();
+    invalid(vec![FieldError { field: "scopes".to_owned(), code, message }])
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -189,7 +201,7 @@ impl Fields {
 
     fn required<T>(&mut self, name: &str, given: Given<T>) -> Option<T> {
         if matches!(given, Given::Absent) {
-            self.report(name, ("required", "is required".to_owned()));
+            self.report(name, required());
         }
         given.value()
     }
@@ -197,8 +209,7 @@ impl Fields {
     /// The scopes of a kind that fixes them: stating the same ones is harmless, stating others is a mistake.
     fn fixed(&mut self, given: Given<ScopeSet>, fixed: &ScopeSet) -> Option<ScopeSet> {
         if given.value().is_some_and(|scopes| scopes != *fixed) {
-            let message = format!("the scopes of this kind are fixed: {}", fixed.names().join(", "));
-            self.report("scopes", ("fixed_scopes", message));
+            self.report("scopes", fixed_scopes(fixed));
         }
         None
     }
@@ -266,6 +277,14 @@ impl Fields {
 
 /// The stable code of what is wrong with a field, and the text for people.
 type Reason = (&'static str, String);
+
+fn required() -> Reason {
+    ("required", "is required".to_owned())
+}
+
+fn fixed_scopes(fixed: &ScopeSet) -> Reason {
+    ("fixed_scopes", format!("the scopes of this kind are fixed: {}", fixed.names().join(", ")))
+}
 
 fn scope(element: &Value, catalog: &ScopeCatalog) -> Result<Scope, Reason> {
     let text = element.as_str().ok_or_else(|| wrong_type("an array of strings", element))?;

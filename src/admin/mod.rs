@@ -2,9 +2,9 @@
 //!
 //! Does not authenticate, and does not read bodies off the wire: its caller brings a valid key and the whole body.
 //! Invariants: a path that the mount covers is answered here and never forwarded; what a caller may change is decided
-//! by the keyring, on the records as they are at that moment; only a creation shows a key's text.
+//! by the keyring, on the records as they are at that moment, and written to the audit trail there; only a creation
+//! shows a key's text.
 
-mod audit;
 mod body;
 mod browser;
 mod page;
@@ -25,14 +25,13 @@ use http::{HeaderValue, Method, Response};
 
 use crate::http::Refusal;
 use crate::key::{KEY_READ, KEY_WRITE, KeyReference, ScopeCatalog, ScopeSet};
-use crate::keyring::{Actor, ChangeError, Holder, KeyView, Keyring, Unavailable, Who};
+use crate::keyring::{ChangeError, Holder, KeyView, Keyring, Unavailable};
+use crate::policy::Deny;
+use crate::store::{Actor, Who};
 
-use audit::Change;
 use page::Page;
 pub use settings::{ListenerName, MountPath, Settings};
 
-/// How many bytes the body of a call may have.
-pub const BODY_BYTES_MAX: u64 = 64 << 10;
 /// Stands for the calling key where a path names a key.
 const CALLER: &str = "self";
 
@@ -77,7 +76,7 @@ impl Admin {
     /// Answers a call. A change that is answered with success is on disk.
     ///
     /// # Errors
-    /// The [`Refusal`] to send instead; nothing has changed then.
+    /// The [`Refusal`] to send instead. Nothing has changed then, but that [`Refusal::StoreUnavailable`] says so little.
     pub async fn answer(&self, call: Call) -> Result<Response<Bytes>, Refusal> {
         let operation = self.operation(&call.parts)?;
         if operation.is_change() {
@@ -119,7 +118,6 @@ impl Admin {
     async fn create(&self, call: &Call) -> Result<Response<Bytes>, Refusal> {
         let draft = body::draft(&call.parts.headers, &call.body, &self.catalog)?;
         let (secret, key) = self.keyring.create(call.actor(), draft).await?;
-        call.record(&Change::Create { key: &key });
         Ok(view::created(&key, &secret, &self.mount))
     }
 
@@ -129,17 +127,15 @@ impl Admin {
         if update.kind.is_some_and(|kind| kind != before.record.kind) {
             return Err(body::kind_differs(before.record.kind));
         }
-        let if_match = precondition::if_match(&call.parts.headers, before.record.revision)?;
+        let if_match = precondition::if_match(&call.parts.headers, before.record.revision);
         let after = self.keyring.update(call.actor(), target, update.changes, if_match).await?;
-        call.record(&Change::Update { before: &before, after: &after });
         Ok(view::item(&after))
     }
 
     async fn delete(&self, call: &Call, target: KeyReference) -> Result<Response<Bytes>, Refusal> {
         let before = self.present(&target).await?;
-        let if_match = precondition::if_match(&call.parts.headers, before.record.revision)?;
-        let key = self.keyring.delete(call.actor(), target, if_match).await?;
-        call.record(&Change::Delete { key: &key });
+        let if_match = precondition::if_match(&call.parts.headers, before.record.revision);
+        self.keyring.delete(call.actor(), target, if_match).await?;
         Ok(view::deleted())
     }
 
@@ -170,9 +166,33 @@ impl Call {
     fn actor(&self) -> Actor {
         Actor { who: Who::Key(self.caller.record().id), address: Some(self.address) }
     }
+}
 
-    fn record(&self, change: &Change<'_>) {
-        audit::record(self.caller.record().id, self.address, change);
+impl From<ChangeError> for Refusal {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::ActorGone => Self::KeyUnknown,
+            ChangeError::Denied(Deny::Closed) => Self::RouteClosed,
+            ChangeError::Denied(Deny::KeyMissing) => Self::CredentialsMissing,
+            ChangeError::Denied(Deny::ScopeMissing { required, any }) => Self::ScopeMissing { required, any },
+            ChangeError::Denied(Deny::ScopesExceedGrantor { excess }) => Self::ScopeExceedsCaller { excess },
+            ChangeError::FixedScopes { fixed } => body::scopes_are_fixed(&fixed),
+            ChangeError::Full => Self::KeysFull,
+            ChangeError::ImmutableScopes => Self::ImmutableScopes,
+            ChangeError::LastAdminKey => Self::LastAdminKey,
+            ChangeError::NotFound => Self::KeyNotFound,
+            ChangeError::ScopesRequired => body::scopes_are_missing(),
+            ChangeError::Stale => Self::Stale,
+            // Only a key brought from outside can have an id that is taken; this API mints its own.
+            ChangeError::Taken => Self::Internal,
+            ChangeError::Unavailable => Self::StoreUnavailable,
+        }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Self {
+        Self::StoreUnavailable
     }
 }
 

@@ -6,30 +6,29 @@
 use http::HeaderMap;
 use http::header::{HeaderValue, IF_MATCH};
 
-use crate::http::Refusal;
+/// Revisions count changes from 1.
+const REVISION_OF_NO_KEY: u64 = 0;
 
 /// The tag of a revision.
 pub fn etag(revision: u64) -> HeaderValue {
     HeaderValue::try_from(format!("\"{revision}\"")).expect("digits in quotes are a header value")
 }
 
-/// The revision that a change must still find; `None` when the request sets no condition.
+/// The revision that a change must find; `None` when the request sets no condition.
 ///
-/// # Errors
-/// [`Refusal::Stale`] when the condition does not name `current`. Weak and illegible tags name nothing.
-pub fn if_match(headers: &HeaderMap, current: u64) -> Result<Option<u64>, Refusal> {
+/// Of several tags it is the one of `current`, so that a change in between is still noticed. When none is, it is a
+/// revision that no key has: the keyring then refuses, but only a caller that could have made the change (§13.2.1).
+/// Weak and illegible tags name nothing.
+pub fn if_match(headers: &HeaderMap, current: u64) -> Option<u64> {
     if !headers.contains_key(IF_MATCH) {
-        return Ok(None);
+        return None;
     }
     let wanted = etag(current);
-    let tags = headers.get_all(IF_MATCH).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    for tag in tags.map(<[u8]>::trim_ascii) {
-        if tag == b"*" {
-            return Ok(None);
-        }
-        if tag == wanted.as_bytes() {
-            return Ok(Some(current));
-        }
+    let lines = headers.get_all(IF_MATCH).iter();
+    let tags: Vec<&[u8]> =
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect();
+    if tags.contains(&b"*".as_slice()) {
+        return None;
     }
-    Err(Refusal::Stale)
+    Some(if tags.contains(&wanted.as_bytes()) { current } else { REVISION_OF_NO_KEY })
 }

@@ -12,6 +12,16 @@ settings! {
     }
 }
 
+impl Settings {
+    pub fn is_on_ops(&self) -> bool {
+        self.listeners.contains(&ListenerName::Ops)
+    }
+
+    pub fn is_on_public(&self) -> bool {
+        self.listeners.contains(&ListenerName::Public)
+    }
+}
+
 /// A listener that can carry the key API.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ListenerName {

@@ -1031,8 +1031,12 @@ impl Model {
             Attempt::Rescope { target, scopes } => {
                 let target = self.target(*target)?;
                 let key = &self.keys[target];
-                let success = if key.fixed && key.scopes != *scopes { 409 } else { 200 };
-                let wanted = self.status_of_change(caller, target, Some(scopes), success);
+                // Whoever may touch a key of a fixed kind is told that its scopes do not change, whatever was wanted.
+                let wanted = if key.fixed && key.scopes != *scopes {
+                    self.status_of_change(caller, target, None, 409)
+                } else {
+                    self.status_of_change(caller, target, Some(scopes), 200)
+                };
                 let answer = self.put(caller, target, &json!({ "scopes": scopes }));
                 if answer.status == 200 {
                     self.keys[target].scopes = scopes.clone();
