@@ -21,8 +21,9 @@
 //! | [`credential`] | the key that a request carries | a new place to carry a key |
 //! | [`policy`] | who may do what | a requirement, the ceiling on grants |
 //! | [`metrics`] | every metric family | a metric, a label |
-//! | [`store`] | durable records and the change log | the record's encoding, another engine |
+//! | [`log`] | the subscriber, access and audit lines | a field of a log line |
 //! | [`limit`] | rates, concurrency, failed authentications | a limiter |
+//! | [`store`] | durable records and the change log | the record's encoding, another engine |
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
 //! | [`http`] | framing, headers, refusals | a header rule, a refusal's status or text |
 //! | [`server`] | sockets, connections, deadlines, drain | a client deadline, how connections end |
@@ -30,7 +31,6 @@
 //! | [`upstream`] | connections to backends | pooling, upstream deadlines |
 //! | [`admin`] | the key API | a call, a field, a validation |
 //! | [`proxy`] | the way of a request | the order of the steps, an option of routes |
-//! | [`log`] | the subscriber, access and audit lines | a field of a log line |
 //! | [`config`] | the file, composed of all options | the shape of the file, route lines |
 //! | [`app`] | wiring, reload, shutdown | what starts and ends when |
 //! | [`cli`] | the commands | a command, its output |
@@ -65,9 +65,11 @@ pub mod credential;
 pub mod policy;
 
 pub mod metrics;
-pub mod store;
+
+pub mod log;
 
 pub mod limit;
+pub mod store;
 
 pub mod keyring;
 
@@ -79,8 +81,6 @@ pub mod upstream;
 
 pub mod admin;
 pub mod proxy;
-
-pub mod log;
 
 pub mod config;
 

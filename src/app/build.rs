@@ -55,7 +55,7 @@ pub(super) fn open_store(config: &Config, has_root_key: bool) -> anyhow::Result<
 
 /// Everything that requests are judged by.
 pub(super) fn gate(config: &Config, keyring: &Arc<Keyring>, metrics: &Metrics) -> anyhow::Result<Gate> {
-    let workers = config.listen.workers.count();
+    let workers = config.listen.workers.get();
     let upstreams: Vec<Arc<Upstream<RequestBody>>> = config
         .upstreams
         .iter()

@@ -9,19 +9,21 @@ mod ops_door;
 mod serve;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::key::{KeyName, KeySecret};
+use crate::key::KeySecret;
 use crate::keyring::Keyring;
 use crate::limit::Failures;
 use crate::metrics::Metrics;
-use crate::ops::{Ops, Readiness};
+use crate::ops::Readiness;
 use crate::proxy::{Door, Proxy, Serves};
-use crate::server::{self, Listeners};
+use crate::server::{self, Drain, Listeners, Slots, Workers};
 use crate::store::Store;
 
 pub use build::ReloadError;
@@ -29,6 +31,8 @@ pub use serve::serve;
 
 use control::Control;
 use ops_door::OpsDoor;
+
+const OPS_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
 
 /// What a start needs besides the configuration.
 pub struct Start {
@@ -45,6 +49,20 @@ impl Default for Start {
     }
 }
 
+/// Everything of a gate but its sockets.
+pub struct Assembled {
+    pub proxy: Arc<Proxy>,
+    config: Config,
+    control: Control,
+}
+
+impl Assembled {
+    /// Waits for `future` while the control runtime runs; for callers that are on no runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.control.block_on(future)
+    }
+}
+
 /// A gate that accepts requests. Dropped without [`Running::shutdown`], its threads go on until the process ends.
 pub struct Running {
     public: SocketAddr,
@@ -52,8 +70,10 @@ pub struct Running {
     config: Config,
     proxy: Arc<Proxy>,
     readiness: Arc<Readiness>,
-    workers: server::Workers,
-    ops_server: server::OpsServer,
+    drain: Drain,
+    workers: Workers,
+    ops_drain: Drain,
+    ops_task: JoinHandle<std::io::Result<()>>,
     control: Control,
 }
 
@@ -62,26 +82,29 @@ pub struct Running {
 /// # Errors
 /// What stands in the way, and what to do about it: the store, the root key file, an address.
 pub fn start(config: Config, start: Start) -> anyhow::Result<Running> {
-    let workers = config.listen.workers.count();
-    let metrics = Metrics::new(workers, start.clock.clone());
+    listen(assemble(config, start)?)
+}
+
+/// Opens the store and builds what requests are judged by. Blocking.
+///
+/// # Errors
+/// As [`start`], but for addresses.
+pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
+    let metrics = Metrics::new(config.listen.workers.get(), start.clock.clone());
     let control = Control::start()?;
     let root = build::root_key(&config)?;
     let store = match start.store {
         Some(store) => store,
         None => build::open_store(&config, root.is_some())?,
     };
-    let keyring = Keyring::open(
-        store,
-        &config.keys,
-        &config.limits.key,
-        start.clock,
-        Arc::clone(&metrics),
-        control.handle(),
-    )
-    .context("cannot open the key store")?;
+    let (limits, handle) = (&config.limits.key, control.handle());
+    let keyring = Keyring::open(store, &config.keys, limits, start.clock, Arc::clone(&metrics), handle)
+        .context("cannot open the key store")?;
     for secret in root.iter().chain(start.root.iter()) {
-        let name = KeyName::parse("root").context("a fixed name")?;
-        control.block_on(keyring.ensure_root(secret, name)).context("cannot store the root key")?;
+        control.block_on(keyring.ensure_root(secret)).context("cannot store the root key")?;
+    }
+    if keyring.keys() == 0 {
+        anyhow::bail!("the key store is empty; make a first key with: portcullis init, or set keys.root_key_file");
     }
     let gate = build::gate(&config, &keyring, &metrics)?;
     let proxy = Arc::new(Proxy {
@@ -91,22 +114,43 @@ pub fn start(config: Config, start: Start) -> anyhow::Result<Running> {
         metrics,
         control: control.handle(),
     });
-    listen(config, proxy, control)
+    Ok(Assembled { proxy, config, control })
 }
 
-fn listen(config: Config, proxy: Arc<Proxy>, control: Control) -> anyhow::Result<Running> {
-    let readiness = Arc::new(Readiness::default());
-    let listeners = Listeners::bind(&config.listen)?;
-    let (public, ops) = (listeners.public_address(), listeners.ops_address());
+fn listen(assembled: Assembled) -> anyhow::Result<Running> {
+    let Assembled { proxy, config, control } = assembled;
+    let listen = &config.listen;
+    let public = Listeners::bind(listen.public, listen.workers.get(), listen.backlog)?;
+    let ops = Listeners::bind(listen.ops, 1, listen.backlog)?;
+    let (public_address, ops_address) = (public.address(), ops.address());
+
+    let (drain, draining) = server::drain();
+    let context = server::Context {
+        client: config.client.clone(),
+        slots: Slots::new(config.client.connections_max),
+        draining,
+        drain_timeout: config.shutdown.timeout,
+        metrics: Arc::clone(&proxy.metrics),
+    };
     let serves = if config.admin.is_on_public() { Serves::RoutesAndKeys } else { Serves::Routes };
     let worker_proxy = Arc::clone(&proxy);
-    let door = move |worker| Door::new(Arc::clone(&worker_proxy), worker, serves);
+    let workers = server::run_workers(public, &context, move |worker| {
+        Door::new(Arc::clone(&worker_proxy), worker, serves)
+    })
+    .context("cannot start the workers")?;
+
+    let readiness = Arc::new(Readiness::default());
+    readiness.store_opened();
     let keys = config.admin.is_on_ops().then(|| Door::new(Arc::clone(&proxy), 0, Serves::KeysOnly));
-    let ops_handler = OpsDoor::new(Ops::new(Arc::clone(&proxy.metrics), Arc::clone(&readiness)), keys);
-    let ops_server = listeners.ops.serve(&control.handle(), ops_handler, &config.client, Arc::clone(&proxy.metrics));
-    let workers = listeners.public.run(door, &config.client, Arc::clone(&proxy.metrics))?;
-    readiness.set_ready();
-    Ok(Running { public, ops, config, proxy, readiness, workers, ops_server, control })
+    let door = OpsDoor { metrics: Arc::clone(&proxy.metrics), readiness: Arc::clone(&readiness), keys };
+    let (ops_drain, draining) = server::drain();
+    let slots = Slots::new(OPS_CONNECTIONS_MAX);
+    let ops_socket = ops.into_first().context("the ops listener has no socket")?;
+    let serving = server::serve(ops_socket, door, server::Context { draining, slots, ..context });
+    let ops_task = control.handle().spawn(serving);
+    readiness.listeners_bound();
+    let (public, ops) = (public_address, ops_address);
+    Ok(Running { public, ops, config, proxy, readiness, drain, workers, ops_drain, ops_task, control })
 }
 
 impl Running {
@@ -133,19 +177,21 @@ impl Running {
 
     /// Ends the gate in order: not ready, the configured delay, no new connections, running requests to their end or
     /// `shutdown.timeout`, `last_used` and the store, the ops listener last. Blocking.
-    ///
-    /// # Errors
-    /// When the store could not be flushed.
-    pub fn shutdown(self) -> anyhow::Result<()> {
-        let Self { config, proxy, readiness, workers, ops_server, control, .. } = self;
-        readiness.set_draining();
+    pub fn shutdown(self) {
+        let Self { config, proxy, readiness, drain, workers, ops_drain, ops_task, control, .. } = self;
+        readiness.draining();
         if let Some(delay) = config.shutdown.delay {
             std::thread::sleep(delay);
         }
-        workers.drain(config.shutdown.timeout);
-        let closed = control.block_on(proxy.keyring.close());
-        control.block_on(ops_server.drain(config.shutdown.timeout));
+        drain.start();
+        workers.join();
+        control.block_on(proxy.keyring.close());
+        ops_drain.start();
+        match control.block_on(ops_task) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = %error, "the ops listener failed"),
+            Err(panic) => tracing::error!(error = %panic, "the ops listener panicked"),
+        }
         control.stop();
-        closed.context("the key store was not closed cleanly")
     }
 }

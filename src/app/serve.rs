@@ -13,7 +13,7 @@ use super::{Running, Start, start};
 /// drain ends the process at once: everything acknowledged is on disk already.
 ///
 /// # Errors
-/// When the gate cannot start, or was not closed cleanly.
+/// When the gate cannot start.
 pub fn serve(config: Config, path: &Path, options: Start) -> anyhow::Result<()> {
     let running = start(config, options)?;
     tracing::info!(public = %running.public(), ops = %running.ops(), version = env!("CARGO_PKG_VERSION"), "listening");
@@ -21,7 +21,7 @@ pub fn serve(config: Config, path: &Path, options: Start) -> anyhow::Result<()> 
     control.block_on(wait(&running, path)).context("cannot listen for signals")?;
     tracing::info!("draining");
     control.spawn(end_on_second_signal());
-    running.shutdown()?;
+    running.shutdown();
     tracing::info!("stopped");
     Ok(())
 }

@@ -162,10 +162,10 @@ fn pass_on(
         Body::streamed(Streamed {
             incoming,
             lease: Some(lease),
-            deadline: exchange.deadline(),
+            timer: exchange.timer().clone(),
             body_timeout: upstream.settings.body_timeout,
             until,
-            waiting_since: None,
+            wait_until: None,
             metrics: Arc::clone(&upstream.metrics),
         })
     }))
