@@ -78,8 +78,9 @@ impl Rig {
     fn start() -> Self {
         let store = Arc::new(MemoryStore::new(store::Settings::default().changes_max));
         let (settings, limits) = (keyring::Settings::default(), KeyLimits::default());
-        let keyring = Keyring::open(store, &settings, &limits, Clock::System, Metrics::new(1), Handle::current())
-            .expect("an empty store opens");
+        let keyring =
+            Keyring::open(store, &settings, &limits, Clock::System, Metrics::new(1, Clock::System), Handle::current())
+                .expect("an empty store opens");
         let admin = Admin::new(&Settings::default(), ScopeCatalog::default(), Arc::clone(&keyring));
         Self { keyring, admin }
     }

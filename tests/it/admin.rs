@@ -261,7 +261,12 @@ fn create_names_every_wrong_field_at_once() {
         (r#"{"name":"n","kind":"telemetry","id":"x","key":"x"}"#, &[("id", "read_only"), ("key", "read_only")]),
         (
             r#"{"name":"n","kind":"telemetry","immutable":true,"last_used":null,"created":"x","updated":"x"}"#,
-            &[("immutable", "read_only"), ("last_used", "read_only"), ("created", "read_only"), ("updated", "read_only")],
+            &[
+                ("immutable", "read_only"),
+                ("last_used", "read_only"),
+                ("created", "read_only"),
+                ("updated", "read_only"),
+            ],
         ),
         (
             r#"{"name":"","kind":"custom","scopes":["monitor:read"],"scopes":["*"],"x":1}"#,
@@ -305,7 +310,8 @@ fn key_in_the_wrong_place_of_a_body_is_not_repeated() {
     let gate = Gate::start();
     let root = gate.root();
     let secret = root.secret();
-    let bodies = [custom(&[secret]), json!({ secret: 1 }).to_string(), json!({"name": "n", "kind": secret}).to_string()];
+    let bodies =
+        [custom(&[secret]), json!({ secret: 1 }).to_string(), json!({"name": "n", "kind": secret}).to_string()];
     for body in bodies {
         let answer = root.post("/api/keys", &body);
         check_problem(&answer, 400, "invalid_body");
@@ -387,7 +393,8 @@ fn key_is_named_by_id_masked_id_or_full_text_and_nothing_else() {
     }
 
     let other = unknown_key();
-    let mut strangers: Vec<String> = (1..secret.len()).filter(|end| *end != id.len()).map(|end| secret[..end].to_owned()).collect();
+    let mut strangers: Vec<String> =
+        (1..secret.len()).filter(|end| *end != id.len()).map(|end| secret[..end].to_owned()).collect();
     strangers.extend([
         other.clone(),
         other[..16].to_owned(),
@@ -613,7 +620,7 @@ fn change_is_made_only_to_the_version_that_if_match_names() {
     let tag = |answer: &Answer| answer.header("etag").expect("an ETag").to_owned();
     let rename = |if_match: &str| {
         let headers = [("Content-Type", "application/json"), ("If-Match", if_match)];
-        root.request("PUT", &path, &headers, json!({"name": if_match}).to_string().as_bytes())
+        root.request("PUT", &path, &headers, json!({"name": format!("as of {if_match}")}).to_string().as_bytes())
     };
     let first = tag(&root.get(&path));
 
@@ -730,7 +737,8 @@ fn create_beyond_the_callers_scopes_is_refused_naming_the_surplus() {
 #[test]
 fn only_a_holder_of_all_grants_all() {
     let gate = Gate::start();
-    let everything = ["monitor:read", "monitor:write", "telemetry:write", "issue:read", "issue:write", "key:read", "key:write"];
+    let everything =
+        ["monitor:read", "monitor:write", "telemetry:write", "issue:read", "issue:write", "key:read", "key:write"];
     let caller = gate.key(&everything);
 
     let answer = caller.post("/api/keys", &custom(&["*"]));
@@ -778,11 +786,8 @@ fn last_key_that_manages_keys_cannot_be_deleted_or_stripped() {
     let gate = Gate::start();
     let root = gate.root();
     gate.key(&["key:read", "monitor:read"]);
-    let attempts = [
-        root.delete(root.id()),
-        root.delete("self"),
-        root.put(&path_of(root.id()), r#"{"scopes":["monitor:read"]}"#),
-    ];
+    let attempts =
+        [root.delete(root.id()), root.delete("self"), root.put(&path_of(root.id()), r#"{"scopes":["monitor:read"]}"#)];
     for answer in attempts {
         check_problem(&answer, 409, "last_admin_key");
     }
