@@ -1,0 +1,12 @@
+//! Tests of the program as a user meets it: a file a capability, all over sockets, all in one binary.
+
+mod harness;
+
+mod admission;
+mod forwarding;
+mod hostile;
+mod layout;
+mod limits;
+mod operations;
+mod process;
+mod real_clients;
