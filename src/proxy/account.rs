@@ -14,7 +14,8 @@ use crate::log;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::server::Exchange;
 
-use super::gate::{Gate, Route};
+use super::admit::Trail;
+use super::gate::Gate;
 
 /// The running account of one request. Dropped with the response's body, it records the request as ended.
 pub(super) struct Account {
@@ -67,8 +68,10 @@ impl Account {
         }
     }
 
-    /// The request matched `route`: it counts there from now on.
-    pub(super) fn enter(&mut self, route: &Route) {
+    /// Takes over what admission found out: the request counts at its route from now on.
+    pub(super) fn follow(&mut self, trail: &Trail<'_>) {
+        self.key = trail.key;
+        let Some(route) = trail.route else { return };
         self.counts = Arc::clone(&route.metrics);
         if let Some(line) = &mut self.line {
             line.route = Some(Arc::clone(&route.name));
