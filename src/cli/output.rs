@@ -37,6 +37,11 @@ pub(super) fn escaped(text: &str) -> String {
     })
 }
 
+/// As [`escaped`], line ends kept: for text of several lines of ours.
+pub(super) fn escaped_lines(text: &str) -> String {
+    text.split('\n').map(escaped).collect::<Vec<String>>().join("\n")
+}
+
 /// Indented JSON, its strings as harmless as [`escaped`] makes them.
 pub(super) fn json(value: &serde_json::Value) -> String {
     // Outside of strings JSON has none of these characters but the line end, so each can be written as an escape.
