@@ -20,8 +20,8 @@
 //! | [`route`] | canonical paths, patterns, the table | which target is refused, which line wins |
 //! | [`credential`] | the key that a request carries | a new place to carry a key |
 //! | [`policy`] | who may do what | a requirement, the ceiling on grants |
-//! | [`log`] | the subscriber, access and audit lines | a field of a log line |
 //! | [`metrics`] | every metric family | a metric, a label |
+//! | [`log`] | the subscriber, access and audit lines | a field of a log line |
 //! | [`limit`] | rates, concurrency, failed authentications | a limiter |
 //! | [`store`] | durable records and the change log | the record's encoding, another engine |
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
@@ -64,8 +64,9 @@ pub mod route;
 pub mod credential;
 pub mod policy;
 
-pub mod log;
 pub mod metrics;
+
+pub mod log;
 
 pub mod limit;
 pub mod store;

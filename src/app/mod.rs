@@ -21,7 +21,7 @@ use crate::key::KeySecret;
 use crate::keyring::Keyring;
 use crate::limit::Failures;
 use crate::metrics::Metrics;
-use crate::ops::{Ops, Readiness};
+use crate::ops::Readiness;
 use crate::proxy::{Door, Proxy, Serves};
 use crate::server::{self, Drain, Listeners, Slots, Workers};
 use crate::store::Store;
@@ -54,6 +54,13 @@ pub struct Assembled {
     pub proxy: Arc<Proxy>,
     config: Config,
     control: Control,
+}
+
+impl Assembled {
+    /// Waits for `future` while the control runtime runs; for callers that are on no runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.control.block_on(future)
+    }
 }
 
 /// A gate that accepts requests. Dropped without [`Running::shutdown`], its threads go on until the process ends.
@@ -133,14 +140,15 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     .context("cannot start the workers")?;
 
     let readiness = Arc::new(Readiness::default());
+    readiness.store_opened();
     let keys = config.admin.is_on_ops().then(|| Door::new(Arc::clone(&proxy), 0, Serves::KeysOnly));
-    let door = OpsDoor::new(Ops::new(Arc::clone(&proxy.metrics), Arc::clone(&readiness)), keys);
+    let door = OpsDoor { metrics: Arc::clone(&proxy.metrics), readiness: Arc::clone(&readiness), keys };
     let (ops_drain, draining) = server::drain();
     let slots = Slots::new(OPS_CONNECTIONS_MAX);
     let ops_socket = ops.into_first().context("the ops listener has no socket")?;
     let serving = server::serve(ops_socket, door, server::Context { draining, slots, ..context });
     let ops_task = control.handle().spawn(serving);
-    readiness.set_ready();
+    readiness.listeners_bound();
     let (public, ops) = (public_address, ops_address);
     Ok(Running { public, ops, config, proxy, readiness, drain, workers, ops_drain, ops_task, control })
 }
@@ -171,7 +179,7 @@ impl Running {
     /// `shutdown.timeout`, `last_used` and the store, the ops listener last. Blocking.
     pub fn shutdown(self) {
         let Self { config, proxy, readiness, drain, workers, ops_drain, ops_task, control, .. } = self;
-        readiness.set_draining();
+        readiness.draining();
         if let Some(delay) = config.shutdown.delay {
             std::thread::sleep(delay);
         }

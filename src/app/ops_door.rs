@@ -1,24 +1,22 @@
 //! The ops listener's handler: metrics and health, and the key API where it is mounted there.
 
+use std::sync::Arc;
+
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::http::{Challenge, Refusal, RequestId};
-use crate::ops::Ops;
+use crate::metrics::Metrics;
+use crate::ops::{self, Readiness};
 use crate::proxy::{Body, Door};
 use crate::server::{Exchange, Handler};
 
 /// Serves `/metrics`, `/-/healthy`, `/-/ready`, and keys where the configuration says so.
 #[derive(Clone)]
 pub(super) struct OpsDoor {
-    ops: Ops,
-    keys: Option<Door>,
-}
-
-impl OpsDoor {
-    pub(super) fn new(ops: Ops, keys: Option<Door>) -> Self {
-        Self { ops, keys }
-    }
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) keys: Option<Door>,
 }
 
 impl Handler for OpsDoor {
@@ -33,6 +31,6 @@ impl Handler for OpsDoor {
         if let Some(keys) = self.keys.as_ref().filter(|keys| keys.serves_keys_at(request.uri().path())) {
             return keys.handle(request, exchange).await;
         }
-        self.ops.answer(request.method(), request.uri().path()).map(Body::local)
+        ops::answer(&request, &self.metrics, &self.readiness).map(Body::from)
     }
 }

@@ -11,7 +11,7 @@ use crate::http::RequestId;
 use crate::key::KeyId;
 use crate::limit::Slot;
 use crate::log;
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{Metrics, NO_ROUTE, RouteMetrics};
 use crate::server::Exchange;
 
 use super::admit::Trail;
@@ -85,18 +85,19 @@ impl Account {
 
     fn write_line(&mut self, in_gate: Duration) {
         let Some(line) = self.line.take() else { return };
-        log::access(&log::Access {
-            request_id: self.request_id.unwrap_or_default().to_string(),
+        log::Access {
+            request_id: &self.request_id.unwrap_or_default(),
             client: self.client,
             method: line.method.as_str(),
-            route: line.route.as_deref(),
+            route: line.route.as_deref().unwrap_or(NO_ROUTE),
             status: self.status,
             key: self.key,
             bytes: self.bytes,
             complete: self.complete,
             in_gate,
-            upstream: self.upstream_time,
-        });
+            at_upstream: self.upstream_time,
+        }
+        .log();
     }
 }
 

@@ -190,8 +190,9 @@ pub(super) struct Streamed {
 }
 
 impl Body {
-    pub(super) fn local(bytes: Bytes) -> Self {
-        Self { kind: BodyKind::Local(Full::new(bytes)), account: None }
+    /// A body of our own, whole.
+    pub fn local(bytes: Bytes) -> Self {
+        Full::new(bytes).into()
     }
 
     pub(super) fn streamed(mut streamed: Streamed) -> Self {
@@ -206,6 +207,12 @@ impl Body {
         account.complete = self.is_end_stream();
         self.account = Some(account);
         self
+    }
+}
+
+impl From<Full<Bytes>> for Body {
+    fn from(full: Full<Bytes>) -> Self {
+        Self { kind: BodyKind::Local(full), account: None }
     }
 }
 
