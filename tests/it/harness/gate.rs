@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis::app::{App, Running, Start};
+use portcullis::app::{self, Running, Start};
 use portcullis::config::Config;
 use portcullis::key::KeySecret;
 use portcullis::settings::Source;
@@ -40,13 +40,13 @@ impl Gate {
         let upstream = Upstream::start();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let source = Source { path: folder.path().join("portcullis.toml"), text: setup.toml(upstream.address()) };
-        let config = Config::parse(source).unwrap_or_else(|problems| panic!("{problems}"));
+        let config = Config::parse(&source).unwrap_or_else(|problems| panic!("{problems}"));
         let root = KeySecret::generate().expect("randomness");
         let text = root.expose().to_owned();
         let store =
             if setup.sled { None } else { Some(setup.store.unwrap_or_else(|| Arc::new(MemoryStore::default()))) };
         let start = Start { store, clock: setup.clock, root: Some(root) };
-        let running = App::start(config, start).expect("the gate starts");
+        let running = app::start(config, start).unwrap_or_else(|error| panic!("the gate starts: {error:#}"));
         let (public, ops) = (running.public(), running.ops());
         Self { running: Some(running), upstream, root: text, public, ops, folder }
     }
@@ -118,7 +118,7 @@ impl Gate {
     /// Drains and stops the gate; the upstream stays.
     pub fn shutdown(&mut self) {
         if let Some(running) = self.running.take() {
-            running.shutdown();
+            running.shutdown().expect("the gate ends cleanly");
         }
     }
 }

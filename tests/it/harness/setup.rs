@@ -36,7 +36,7 @@ impl Setup {
         setup
             .option("listen", r#"public = "127.0.0.1:0""#)
             .option("listen", r#"ops = "127.0.0.1:0""#)
-            .option("runtime", "workers = 1")
+            .option("listen", "workers = 1")
             .option("store", r#"path = "data""#)
     }
 

@@ -52,6 +52,18 @@ impl Wire {
         answer
     }
 
+    /// Reads one response, or finds that the gate has closed the connection without any.
+    #[track_caller]
+    pub fn read_response_or_close(&mut self, method: &str) -> Option<Answer> {
+        let deadline = Instant::now() + DEADLINE;
+        while self.received.is_empty() {
+            if !self.read_more(deadline) {
+                return None;
+            }
+        }
+        Some(self.read_response_to(method))
+    }
+
     /// Reads one response's head alone; [`Wire::read_exactly`] and the like then read its body's raw bytes.
     #[track_caller]
     pub fn read_head(&mut self) -> Answer {
