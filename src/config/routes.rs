@@ -7,7 +7,7 @@ use crate::credential::Source;
 use crate::key::{Scope, ScopeCatalog, ScopeSet};
 use crate::policy::Requirement;
 use crate::proxy::{self, RouteSettings};
-use crate::route::{Pattern, Table};
+use crate::route::{ConflictKind, Pattern, Table};
 use crate::settings::{Node, Section, Value, nearest};
 
 use super::RouteConfig;
@@ -66,15 +66,18 @@ impl<'c> Reader<'c> {
             Ok(table) => table,
             Err(conflicts) => {
                 for conflict in conflicts {
-                    let (first, second) = (conflict.first, conflict.second);
-                    if let Some(node) = node {
-                        let line = node.line_of(&self.spans[first]);
-                        let message = format!(
-                            "route \"{}\" matches the same requests as \"{}\" in line {line}; keep one",
-                            texts[second], texts[first]
-                        );
-                        node.problem_at(self.spans[second].clone(), message);
-                    }
+                    let Some(node) = node else { break };
+                    let line = node.line_of(&self.spans[conflict.first]);
+                    let (first, second) = (&texts[conflict.first], &texts[conflict.second]);
+                    let message = match conflict.kind {
+                        ConflictKind::SameRequests { method } => {
+                            format!("route \"{second}\" claims {method} requests that \"{first}\" in line {line} has; keep one")
+                        }
+                        ConflictKind::Unreachable => {
+                            format!("route \"{second}\" can never match: \"{first}\" in line {line} and others are in front of it")
+                        }
+                    };
+                    node.problem_at(self.spans[conflict.second].clone(), message);
                 }
                 Table::default()
             }

@@ -130,8 +130,8 @@ impl Refusal {
             Self::KeyConcurrencyLimited { .. } => Outcome::KeyConcurrencyLimited,
             Self::KeyRateLimited { .. } => Outcome::KeyRateLimited,
             Self::KeyUnknown => Outcome::KeyUnknown,
-            Self::Malformed(malformed) if malformed.status() == 408 => Outcome::TimedOut,
-            Self::Malformed(malformed) if malformed.status() == 417 => Outcome::ExpectationFailed,
+            Self::Malformed(malformed) if malformed.status() == StatusCode::REQUEST_TIMEOUT => Outcome::TimedOut,
+            Self::Malformed(malformed) if malformed.status() == StatusCode::EXPECTATION_FAILED => Outcome::ExpectationFailed,
             Self::Malformed(_) => Outcome::MalformedRequest,
             Self::EncodedSlash | Self::MalformedPath(_) | Self::Semicolon => Outcome::MalformedPath,
             Self::MethodNotAllowed { .. } => Outcome::MethodNotAllowed,
@@ -239,10 +239,7 @@ impl Refusal {
                 "host_refused",
                 "The Host of the request is not one of those served here.",
             ),
-            Self::Malformed(malformed) => {
-                let status = StatusCode::from_u16(malformed.status()).unwrap_or(StatusCode::BAD_REQUEST);
-                Problem::new(status, malformed.code(), malformed.to_string())
-            }
+            Self::Malformed(malformed) => Problem::new(malformed.status(), malformed.code(), malformed.to_string()),
             Self::EncodedSlash | Self::Semicolon => {
                 let detail = "The path has an encoded slash or a semicolon, which this route does not allow.";
                 Problem::new(StatusCode::BAD_REQUEST, "malformed_path", detail)

@@ -11,10 +11,11 @@ use crate::http::RequestId;
 use crate::key::KeyId;
 use crate::limit::Slot;
 use crate::log;
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{Metrics, NO_ROUTE, RouteMetrics};
 use crate::server::Exchange;
 
-use super::gate::{Gate, Route};
+use super::admit::Trail;
+use super::gate::Gate;
 
 /// The running account of one request. Dropped with the response's body, it records the request as ended.
 pub(super) struct Account {
@@ -67,8 +68,10 @@ impl Account {
         }
     }
 
-    /// The request matched `route`: it counts there from now on.
-    pub(super) fn enter(&mut self, route: &Route) {
+    /// Takes over what admission found out: the request counts at its route from now on.
+    pub(super) fn follow(&mut self, trail: &Trail<'_>) {
+        self.key = trail.key;
+        let Some(route) = trail.route else { return };
         self.counts = Arc::clone(&route.metrics);
         if let Some(line) = &mut self.line {
             line.route = Some(Arc::clone(&route.name));
@@ -82,18 +85,19 @@ impl Account {
 
     fn write_line(&mut self, in_gate: Duration) {
         let Some(line) = self.line.take() else { return };
-        log::access(&log::Access {
-            request_id: self.request_id.unwrap_or_default().to_string(),
+        log::Access {
+            request_id: &self.request_id.unwrap_or_default(),
             client: self.client,
             method: line.method.as_str(),
-            route: line.route.as_deref(),
+            route: line.route.as_deref().unwrap_or(NO_ROUTE),
             status: self.status,
             key: self.key,
             bytes: self.bytes,
             complete: self.complete,
             in_gate,
-            upstream: self.upstream_time,
-        });
+            at_upstream: self.upstream_time,
+        }
+        .log();
     }
 }
 

@@ -14,7 +14,7 @@ use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use crate::metrics::UpstreamFailure;
-use crate::server::Deadline;
+use crate::server::Timer;
 use crate::settings::ByteSize;
 use crate::upstream::Lease;
 
@@ -179,18 +179,20 @@ enum BodyKind {
 pub(super) struct Streamed {
     pub(super) incoming: Incoming,
     pub(super) lease: Option<Lease<RequestBody>>,
-    pub(super) deadline: Deadline,
+    pub(super) timer: Timer,
     /// The longest wait between two pieces.
     pub(super) body_timeout: Duration,
     /// When the whole request must be over.
     pub(super) until: Option<Instant>,
-    pub(super) waiting_since: Option<Instant>,
+    /// When the present wait for a piece ends.
+    pub(super) wait_until: Option<Instant>,
     pub(super) metrics: Arc<crate::metrics::UpstreamMetrics>,
 }
 
 impl Body {
-    pub(super) fn local(bytes: Bytes) -> Self {
-        Self { kind: BodyKind::Local(Full::new(bytes)), account: None }
+    /// A body of our own, whole.
+    pub fn local(bytes: Bytes) -> Self {
+        Full::new(bytes).into()
     }
 
     pub(super) fn streamed(mut streamed: Streamed) -> Self {
@@ -205,6 +207,12 @@ impl Body {
         account.complete = self.is_end_stream();
         self.account = Some(account);
         self
+    }
+}
+
+impl From<Full<Bytes>> for Body {
+    fn from(full: Full<Bytes>) -> Self {
+        Self { kind: BodyKind::Local(full), account: None }
     }
 }
 
@@ -256,7 +264,7 @@ impl Streamed {
                     Poll::Ready(Some(Err(BodyError::Cut(error))))
                 }
                 Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
-                    self.waiting_since = None;
+                    self.wait_until = None;
                     if self.incoming.is_end_stream() {
                         self.finish();
                     }
@@ -267,23 +275,23 @@ impl Streamed {
         }
     }
 
-    /// Sets the deadline of this wait, or ends it when the deadline has passed.
+    /// Waits for the next piece, up to the upstream's patience and the request's deadline.
     fn wait(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.waiting_since.is_some() && self.deadline.is_expired() {
-            self.metrics.failed(UpstreamFailure::BodyCut);
-            return Poll::Ready(Some(Err(BodyError::Stalled)));
+        let (body_timeout, until) = (self.body_timeout, self.until);
+        let at = *self.wait_until.get_or_insert_with(|| {
+            let idle = Instant::now() + body_timeout;
+            until.map_or(idle, |until| until.min(idle))
+        });
+        match self.timer.poll_bounded(at, Poll::<()>::Pending) {
+            Poll::Ready(_) => {
+                self.metrics.failed(UpstreamFailure::BodyCut);
+                Poll::Ready(Some(Err(BodyError::Stalled)))
+            }
+            Poll::Pending => Poll::Pending,
         }
-        if self.waiting_since.is_none() {
-            let now = Instant::now();
-            let idle = now + self.body_timeout;
-            self.waiting_since = Some(now);
-            self.deadline.set(Some(self.until.map_or(idle, |until| until.min(idle))));
-        }
-        Poll::Pending
     }
 
     fn finish(&mut self) {
-        self.deadline.set(None);
         if let Some(lease) = self.lease.take() {
             lease.finish();
         }

@@ -11,24 +11,25 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http::{Refusal, headers};
-use crate::keyring::Identity;
+use crate::http::headers::Origin;
+use crate::keyring::Holder;
 use crate::metrics::UpstreamFailure;
 use crate::policy::Permit;
 use crate::server::Exchange;
 use crate::upstream::{Lease, UpstreamError};
 
 use super::account::Account;
+use super::admit::Admitted;
 use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
 use super::gate::Route;
 use super::settings::CredentialSegment;
-use super::{Door, Visit, target};
+use super::{Door, target};
 
-/// What goes with an admitted request.
-pub(super) struct Passage<'v> {
-    pub(super) visit: Visit<'v>,
-    pub(super) route: &'v Route,
-    pub(super) identity: Option<&'v Identity>,
-    pub(super) credential: Option<Range<usize>>,
+/// The request that goes with a permit.
+pub(super) struct Passage<'p> {
+    pub(super) exchange: &'p Exchange,
+    pub(super) parts: Parts,
+    pub(super) origin: Origin,
 }
 
 type Answer = (Response<Incoming>, Lease<RequestBody>);
@@ -37,28 +38,28 @@ impl Door {
     /// Forwards a request that has a [`Permit`].
     pub(super) async fn forward(
         &self,
-        permit: Permit<'_>,
+        admitted: Admitted<'_>,
         passage: Passage<'_>,
         body: Incoming,
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
-        let Passage { visit, route, identity, credential } = passage;
-        let Visit { exchange, mut parts, origin, started, .. } = visit;
+        let Admitted { permit, route, credential, .. } = admitted;
+        let Passage { exchange, mut parts, origin } = passage;
         let max = route.settings.max_body;
-        let body = RequestBody::new(body, max, started)
+        let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
         hide_credential(&permit, route, credential, &mut parts)?;
+        let identity = permit.key().map(|holder| holder.identity());
         headers::prepare_request(&mut parts.headers, origin, &route.settings.sources, identity);
         // hyper would send a body of unknown length with GET as none at all.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let upload = body.upload();
-        let until = route.settings.timeout.map(|timeout| started + timeout);
+        let until = route.settings.timeout.map(|timeout| account.started + timeout);
         let sent = Instant::now();
         let sending = route.upstream.send(Request::from_parts(parts, body), self.worker);
-        let wait = Wait { exchange, route, upload: &upload, sent, until };
-        let answer = wait.for_head(sending).await;
+        let answer = Wait { exchange, route, upload: &upload, sent, until }.for_head(sending).await;
         let waited = sent.elapsed();
         account.upstream_time = Some(waited);
         let (response, lease) = answer?;
@@ -71,7 +72,7 @@ impl Door {
 
 /// Keeps the key's text from the upstream where it stands in the target. The key's id takes its place.
 fn hide_credential(
-    permit: &Permit<'_>,
+    permit: &Permit<Arc<Holder>>,
     route: &Route,
     segment: Option<Range<usize>>,
     parts: &mut Parts,
@@ -79,7 +80,7 @@ fn hide_credential(
     if let (Some(segment), Some(key), CredentialSegment::Replace) =
         (segment, permit.key(), route.settings.credential_segment)
     {
-        parts.uri = target::replace_segment(&parts.uri, segment, key.id).ok_or(Refusal::Internal)?;
+        parts.uri = target::replace_segment(&parts.uri, segment, key.record().id).ok_or(Refusal::Internal)?;
     }
     if let (Some(name), true) = (&route.settings.credential_query, parts.uri.query().is_some()) {
         parts.uri = target::drop_parameter(&parts.uri, name.as_str()).ok_or(Refusal::Internal)?;
@@ -161,10 +162,10 @@ fn pass_on(
         Body::streamed(Streamed {
             incoming,
             lease: Some(lease),
-            deadline: exchange.deadline(),
+            timer: exchange.timer().clone(),
             body_timeout: upstream.settings.body_timeout,
             until,
-            waiting_since: None,
+            wait_until: None,
             metrics: Arc::clone(&upstream.metrics),
         })
     }))

@@ -5,49 +5,78 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
+use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use crate::admin::Call;
+use crate::admin;
 use crate::http::Refusal;
+use crate::http::headers::Origin;
+use crate::keyring::Holder;
+use crate::metrics::Outcome;
+use crate::route::Path;
+use crate::server::Exchange;
 
+use super::Door;
 use super::account::Account;
+use super::admit::{Head, Trail};
 use super::body::{Body, is_timeout};
-use super::{Door, Visit, whole};
+use super::gate::Gate;
 
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// A call that the store holds up longer than this is answered with 503.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A call of the key API by a valid key.
+pub(super) struct Call<'c> {
+    pub(super) gate: &'c Gate,
+    pub(super) exchange: &'c Exchange,
+    pub(super) parts: Parts,
+    pub(super) origin: Origin,
+    pub(super) caller: Arc<Holder>,
+}
+
 impl Door {
+    /// Admits a call: any valid key may ask, and `admin` decides what it gets.
+    pub(super) async fn admit_call(
+        &self,
+        gate: &Gate,
+        head: Head<'_>,
+        account: &mut Account,
+    ) -> Result<Arc<Holder>, Refusal> {
+        Path::parse(head.parts.uri.path()).map_err(Refusal::MalformedPath)?;
+        let mut trail = Trail::default();
+        let caller = self.proxy.holder(gate, head, &mut trail).await;
+        account.follow(&trail);
+        let caller = caller?;
+        if let Some(Err(wait)) = caller.bucket().map(|bucket| bucket.take(head.now)) {
+            return Err(Refusal::KeyRateLimited { wait, status: gate.requests.limit_status.into() });
+        }
+        self.proxy.keyring.note_use(&caller);
+        self.proxy.metrics.admission(Outcome::Admitted);
+        Ok(caller)
+    }
+
     pub(super) async fn manage(
         &self,
-        visit: Visit<'_>,
+        call: Call<'_>,
         body: Incoming,
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
-        account.enter_managed(visit.gate);
-        let caller = self.stranger_or_holder(&visit, account).await?;
-        if let Some(Err(wait)) = caller.bucket().map(|bucket| bucket.take(visit.started)) {
-            let status = visit.gate.requests.limit_status.into();
-            return Err(Refusal::KeyRateLimited { wait, status });
-        }
-        self.proxy.keyring.note_use(&caller);
-        self.proxy.metrics.admission(crate::metrics::Outcome::Admitted);
-        let deadline = visit.started + ANSWER_TIMEOUT;
-        let collected = visit.exchange.bounded(deadline, collect(body)).await;
-        let body = collected.map_err(|_| Refusal::BodyTimeout)??;
+        let Call { gate, exchange, parts, origin, caller } = call;
+        let deadline = account.started + ANSWER_TIMEOUT;
+        let body = exchange.bounded(deadline, collect(body)).await.map_err(|_| Refusal::BodyTimeout)??;
         account.body_unread = false;
-        let admin = Arc::clone(&visit.gate.admin);
-        let call = Call { parts: visit.parts, body, caller, address: visit.origin.client };
+        let admin = Arc::clone(&gate.admin);
+        let call = admin::Call { parts, body, caller, address: origin.client };
         let answering = self.proxy.control.spawn(async move { admin.answer(call).await });
-        let answered = visit.exchange.bounded(deadline, answering).await.map_err(|_| Refusal::StoreUnavailable)?;
+        let answered = exchange.bounded(deadline, answering).await.map_err(|_| Refusal::StoreUnavailable)?;
         let response = answered.map_err(|panic| {
             tracing::error!(error = %panic, "a call of the key API failed");
             Refusal::Internal
         })??;
         account.status = response.status().as_u16();
-        Ok(whole(response))
+        Ok(response.map(Body::local))
     }
 }
 

@@ -15,9 +15,7 @@ mod target;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue};
-use http::request::Parts;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -26,10 +24,9 @@ use crate::http::{Refusal, RequestId};
 use crate::keyring::Keyring;
 use crate::limit::Failures;
 use crate::metrics::{LimitKind, Metrics, Outcome};
-use crate::policy;
-use crate::route::Path;
 use crate::server::{Exchange, Handler};
 
+pub use admit::{Admitted, Head, Trail};
 pub use body::{Body, RequestBody};
 pub use gate::{Gate, Route};
 pub use settings::{
@@ -37,7 +34,8 @@ pub use settings::{
 };
 
 use account::Account;
-use admit::Identified;
+use forward::Passage;
+use manage::Call;
 
 /// What all workers share.
 pub struct Proxy {
@@ -66,15 +64,6 @@ pub enum Serves {
     RoutesAndKeys,
 }
 
-/// One request on its way through the ladder.
-struct Visit<'v> {
-    gate: &'v Gate,
-    exchange: &'v Exchange,
-    parts: Parts,
-    origin: Origin,
-    started: Instant,
-}
-
 impl Handler for Door {
     type Body = Body;
 
@@ -94,8 +83,12 @@ impl Door {
     }
 
     /// Whether this listener's key API owns the path.
-    pub fn owns(&self, path: &str) -> bool {
-        self.serves != Serves::Routes && self.proxy.gate.load().admin.covers(path)
+    pub fn serves_keys_at(&self, path: &str) -> bool {
+        self.owns(&self.proxy.gate.load(), path)
+    }
+
+    fn owns(&self, gate: &Gate, path: &str) -> bool {
+        self.serves != Serves::Routes && gate.admin.covers(path)
     }
 
     async fn serve(
@@ -111,24 +104,23 @@ impl Door {
         let (parts, body) = request.into_parts();
         let origin = Origin::of(exchange.peer().ip(), &parts.headers, &gate.trusted_proxies);
         account.client = origin.client;
-        let visit = Visit { gate, exchange, parts, origin, started: account.started };
-        gate.check_host(visit.host())?;
-        let path = visit.parts.uri.path().to_owned();
-        let path = Path::parse(&path).map_err(Refusal::MalformedPath)?;
-        if self.serves != Serves::Routes && gate.admin.covers(path.raw()) {
-            return self.manage(visit, body, account).await;
+        gate.check_host(admit::host_name(&parts.headers))?;
+        let head = Head { parts: &parts, origin, now: account.started };
+        if self.owns(gate, parts.uri.path()) {
+            account.enter_managed(gate);
+            let caller = self.admit_call(gate, head, account).await?;
+            return self.manage(Call { gate, exchange, parts, origin, caller }, body, account).await;
         }
-        let identified = self.identify(&visit, &path, account).await?;
-        let Identified { route, holder, credential } = identified;
-        let record = holder.as_deref().map(crate::keyring::Holder::record);
-        let permit = policy::authorize(&route.settings.requirement, record).map_err(admit::denied)?;
-        account.slot = self.limit(route, holder.as_deref(), visit.started)?;
-        if let Some(holder) = &holder {
-            self.proxy.keyring.note_use(holder);
-        }
-        let identity = holder.as_deref().map(crate::keyring::Holder::identity);
-        self.proxy.metrics.admission(if holder.is_some() { Outcome::Admitted } else { Outcome::AdmittedPublic });
-        self.forward(permit, forward::Passage { visit, route, identity, credential }, body, account).await
+        let mut trail = Trail::default();
+        let admitted = self.proxy.admit(gate, head, &mut trail).await;
+        account.follow(&trail);
+        let mut admitted = admitted?;
+        account.slot = admitted.slot.take();
+        self.proxy.metrics.admission(match admitted.permit.key() {
+            Some(_) => Outcome::Admitted,
+            None => Outcome::AdmittedPublic,
+        });
+        self.forward(admitted, Passage { exchange, parts, origin }, body, account).await
     }
 
     fn refuse(&self, refusal: Refusal, gate: &Gate, mut account: Account) -> Response<Body> {
@@ -160,20 +152,4 @@ impl Door {
             self.proxy.failures.failed(account.client, Instant::now());
         }
     }
-}
-
-impl Visit<'_> {
-    /// The host that the request names, without its port. The guard has checked its form.
-    fn host(&self) -> Option<&str> {
-        let host = self.parts.headers.get(HOST)?.to_str().ok()?;
-        if host.starts_with('[') {
-            return host.split_inclusive(']').next();
-        }
-        host.split(':').next()
-    }
-}
-
-/// A body that is ours, whole.
-fn whole(response: Response<Bytes>) -> Response<Body> {
-    response.map(Body::local)
 }

@@ -46,19 +46,28 @@ pub struct Conflict {
     pub kind: ConflictKind,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// The text says what the second line is to the first.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ConflictKind {
-    /// Both claim the same requests; parameter names make no difference.
+    /// Parameter names make no difference.
+    #[error("claims the same {method} requests as")]
     SameRequests { method: String },
-    /// More specific paths, among them the first line's, cover all that the second could.
+    #[error("is left no path by more specific lines, one of them")]
     Unreachable,
+}
+
+/// No lines: finds nothing.
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { lines: Vec::new(), trie: Trie::default() }
+    }
 }
 
 impl<T> Table<T> {
     /// # Errors
     /// Every [`Conflict`], with the indices of both lines in `lines`.
     pub fn build(lines: Vec<(Pattern, T)>) -> Result<Self, Vec<Conflict>> {
-        let mut trie = Trie { nodes: vec![Node::default()] };
+        let mut trie = Trie::default();
         let mut conflicts: Vec<Conflict> =
             lines.iter().enumerate().filter_map(|(index, (pattern, _))| trie.insert(pattern, index)).collect();
         conflicts.extend(trie.unreachable());
@@ -103,7 +112,14 @@ fn segment_range(path: &Path<'_>, position: usize) -> Option<Range<usize>> {
 
 #[derive(Debug)]
 struct Trie {
+    /// The root is always there.
     nodes: Vec<Node>,
+}
+
+impl Default for Trie {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()] }
+    }
 }
 
 /// What follows one prefix of segments. Children are indices of nodes.

@@ -429,6 +429,11 @@ fn lines_for_the_same_requests_conflict() {
 }
 
 #[test]
+fn empty_table_finds_nothing() {
+    check(&Table::default(), "GET /", "404");
+}
+
+#[test]
 fn line_that_no_path_is_left_for_conflicts() {
     check_conflicts(&["GET /a/{*rest}", "GET /a", "GET /a/", "GET /a/{x}/{*y}"], &[(3, 0)]);
     check_conflicts(&["GET /", "ANY /{x}/{*y}", "GET,POST /{*rest}"], &[(1, 2)]);

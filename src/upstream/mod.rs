@@ -20,7 +20,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::http::framing::{GuardedUpstream, ResponseWatch};
+use crate::http::framing::{GuardedUpstream, ResponseLimits};
 use crate::metrics::{Metrics, UpstreamFailure, UpstreamMetrics};
 use crate::settings::{ByteSize, settings};
 
@@ -48,6 +48,9 @@ settings! {
         pub header_bytes_max: ByteSize = ByteSize::kib(64),
     }
 }
+
+/// Fields in the head of a response.
+const FIELDS_MAX: usize = 256;
 
 /// Why an exchange ended without a response head.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +117,7 @@ where
                 Some(connection) => (connection, true),
                 None => (self.connect().await?, false),
             };
-            connection.watch.expect(request.method());
+            connection.state.announce(request.method());
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Lease::new(Arc::clone(self), worker, connection))),
                 Err(mut failure) => match failure.take_message() {
@@ -132,7 +135,8 @@ where
         let stream = connecting.await.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(UpstreamError::Unreachable)?;
         stream.set_nodelay(true).map_err(UpstreamError::Unreachable)?;
         let header_bytes_max = self.settings.header_bytes_max.as_usize();
-        let (guarded, watch): (_, ResponseWatch) = GuardedUpstream::new(stream, header_bytes_max);
+        let guarded = GuardedUpstream::new(stream, ResponseLimits { head_bytes_max: header_bytes_max, fields_max: FIELDS_MAX });
+        let state = guarded.state();
         let mut builder = http1::Builder::new();
         builder.max_buf_size((header_bytes_max + 8_192).max(65_536));
         let (sender, driver) = builder.handshake(TokioIo::new(guarded)).await.map_err(UpstreamError::Reset)?;
@@ -141,7 +145,7 @@ where
             let _ = driver.await;
             drop(slot);
         });
-        Ok(Connection { sender, watch })
+        Ok(Connection { sender, state })
     }
 }
 

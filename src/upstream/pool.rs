@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http1::SendRequest;
 
 use super::Upstream;
-use crate::http::framing::ResponseWatch;
+use crate::http::framing::UpstreamState;
 
 pub(super) struct Connection<B> {
     pub(super) sender: SendRequest<B>,
-    pub(super) watch: ResponseWatch,
+    pub(super) state: UpstreamState,
 }
 
 struct Idle<B> {
@@ -87,7 +87,7 @@ impl<B: Send + 'static> Lease<B> {
 
     /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
     pub fn finish(self) {
-        if self.connection.sender.is_closed() || !self.connection.watch.is_clean() {
+        if self.connection.sender.is_closed() || !self.connection.state.is_clean() {
             return;
         }
         let max = usize::try_from(self.upstream.settings.idle_max.get()).unwrap_or(usize::MAX);
