@@ -1,12 +1,11 @@
 //! The configuration file: what it may say, what it must not, and how problems are told.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+mod shipped;
+
 use std::path::{Path as FilePath, PathBuf};
 
-use portcullis::config::{Config, RouteConfig};
+use portcullis::config::Config;
 use portcullis::settings::{Problems, Source};
-use proptest::prelude::*;
 
 /// A file that is right; tests put their own lines in place of some of these.
 const SOUND: &str = r#"
