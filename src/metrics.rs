@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::clock::Clock;
+
 pub struct Metrics;
 
 impl Metrics {
-    pub fn new(_workers: usize) -> Arc<Self> {
+    pub fn new(_workers: usize, _clock: Clock) -> Arc<Self> {
         Arc::new(Self)
     }
 

@@ -111,7 +111,7 @@ fn poll_alarm(
         }
         ready!(alarm.as_mut().poll(cx));
         let now = Instant::now();
-        watch.fire(watch.moment(now));
+        watch.fire(now);
         alarm.as_mut().reset(tokio::time::Instant::from_std(now + ALARM_OFF));
         if watch.has_expired(next) {
             return Poll::Ready(());

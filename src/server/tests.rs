@@ -14,8 +14,10 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::clock::Clock;
 use crate::http::framing::Malformed;
 use crate::metrics::Metrics;
+use crate::settings::{Reading, Source};
 
 /// Answers by path: `/echo` with the request body, `/unread` without reading it, `/hold` when released,
 /// `/bounded` with 504 after 50 ms, `/large` with 64 MiB, all else with method and path.
@@ -94,7 +96,7 @@ impl Running {
         let address = listeners.address();
         let (drain, draining) = drain();
         let slots = Slots::new(client.connections_max);
-        let context = Context { client, slots, draining, drain_timeout, metrics: Metrics::new(workers) };
+        let context = Context { client, slots, draining, drain_timeout, metrics: Metrics::new(workers, Clock::System) };
         let echo = Echo(Arc::clone(&seen));
         let workers = Some(run_workers(listeners, &context, move |_| echo.clone()).unwrap());
         Self { address, drain, seen, workers }
@@ -314,10 +316,9 @@ fn client_that_takes_nothing_is_cut() {
     let mut client = server.connect();
     client.send(get("/large"));
     server.arrival();
-    // Drains only when the server is gone from the connection, which frees its body.
-    let running = Running::join;
+    // The drain ends when the connection does: at the write deadline, long before the drain's own.
     server.drain.start();
-    running(server);
+    server.join();
     let mut bytes = Vec::new();
     let _ = client.0.read_to_end(&mut bytes);
     assert!(bytes.len() < 64 << 20);
@@ -461,4 +462,22 @@ fn workers_share_a_port_that_no_one_else_gets() {
     let error = Listeners::bind(server.address, 4, Listen::default().backlog).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&server.address.to_string()) && text.contains("in use"), "{text}");
+}
+
+#[track_caller]
+fn check_workers(value: &str, expected: Option<WorkerCount>) {
+    let source = Source { path: "t.toml".into(), text: format!("workers = {value}") };
+    let reading = Reading::new(&source);
+    let listen: Option<Listen> = reading.document();
+    let read = reading.finish().ok().and(listen).map(|listen| listen.workers);
+    assert_eq!(read, expected, "{value}");
+}
+
+#[test]
+fn worker_count_is_auto_or_a_number() {
+    check_workers("\"auto\"", Some(WorkerCount::Auto));
+    check_workers("3", NonZeroU32::new(3).map(WorkerCount::Fixed));
+    for wrong in ["0", "-1", "\"3\"", "true", "1.5"] {
+        check_workers(wrong, None);
+    }
 }

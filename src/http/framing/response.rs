@@ -4,7 +4,7 @@ use super::chunked::Chunked;
 use super::field::{Line, line, value_len};
 use super::lengths::{Lengths, Version};
 use super::upstream::{Expected, UpstreamState};
-use super::{Body, Malformed, Progress, Rules};
+use super::{Body, Malformed, Progress, Rules, malformed};
 
 /// RFC 9110 §15.2 sets no bound on interim responses; nobody needs more.
 const INTERIM_MAX: usize = 16;
@@ -26,6 +26,13 @@ pub enum BadResponse {
     Stray,
     #[error("switched protocols without being asked to")]
     Switched,
+}
+
+impl BadResponse {
+    /// What was wrong with the response that ended in `error`; `None` when the connection itself failed.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        malformed::find(error)
+    }
 }
 
 impl From<Malformed> for BadResponse {

@@ -2,8 +2,12 @@
 //!
 //! Notation: `¶` CR LF, `⏎` bare LF, `␍` bare CR, `␀` NUL.
 
+use bytes::Bytes;
 use http::Method;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::response::Responses;
 use super::*;
@@ -464,4 +468,96 @@ fn bytes_behind_a_response_spoil_the_connection_at_once() {
     let progress = responses.advance(&mut bytes.clone()).unwrap();
     assert_eq!(progress.pass, bytes.len() / 2);
     assert!(!state.is_clean());
+}
+
+/// A hyper client on a guarded stream, and the upstream's end of it.
+async fn client() -> (hyper::client::conn::http1::SendRequest<Empty<Bytes>>, UpstreamState, DuplexStream) {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let guarded = GuardedUpstream::new(near, RESPONSE_LIMITS);
+    let state = guarded.state();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(guarded)).await.unwrap();
+    tokio::spawn(connection);
+    (sender, state, far)
+}
+
+fn get() -> http::Request<Empty<Bytes>> {
+    http::Request::get("/x").header("host", "t").body(Empty::new()).unwrap()
+}
+
+async fn answer(far: &mut DuplexStream, response: &str) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        assert!(far.read_buf(&mut request).await.unwrap() > 0);
+    }
+    far.write_all(&wire(response)).await.unwrap();
+}
+
+#[tokio::test]
+async fn clean_upstream_connection_serves_request_after_request() {
+    let (mut sender, state, mut far) = client().await;
+    for _ in 0..3 {
+        assert!(state.is_clean());
+        state.announce(&Method::GET);
+        assert!(!state.is_clean());
+        let (response, ()) =
+            tokio::join!(sender.send_request(get()), answer(&mut far, "HTTP/1.1 200 OK¶Content-Length: 2¶¶hi"));
+        assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "hi");
+        sender.ready().await.unwrap();
+    }
+    assert!(state.is_clean());
+}
+
+#[tokio::test]
+async fn extra_bytes_of_an_upstream_end_its_connection_after_the_response() {
+    let (mut sender, state, mut far) = client().await;
+    state.announce(&Method::GET);
+    let (response, ()) =
+        tokio::join!(sender.send_request(get()), answer(&mut far, "HTTP/1.1 200 OK¶Content-Length: 2¶¶hiEXTRA"));
+    assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "hi");
+    assert!(!state.is_clean());
+    assert!(sender.ready().await.is_err());
+}
+
+#[tokio::test]
+async fn malformed_response_is_told_as_such() {
+    let (mut sender, state, mut far) = client().await;
+    state.announce(&Method::GET);
+    let response = "HTTP/1.1 200 OK¶Content-Length: 2¶Content-Length: 3¶¶hi";
+    let (response, ()) = tokio::join!(sender.send_request(get()), answer(&mut far, response));
+    assert_eq!(BadResponse::of(&response.unwrap_err()), Some(BadResponse::Message(Malformed::LengthRepeated)));
+    assert!(!state.is_untouched());
+}
+
+#[tokio::test]
+async fn cut_chunk_of_an_upstream_is_an_error_of_the_body() {
+    let (mut sender, state, mut far) = client().await;
+    state.announce(&Method::GET);
+    let response = "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5¶hello¶5 ¶world¶0¶¶";
+    let (response, ()) = tokio::join!(sender.send_request(get()), answer(&mut far, response));
+    let error = response.unwrap().into_body().collect().await.unwrap_err();
+    assert_eq!(BadResponse::of(&error), Some(BadResponse::Message(Malformed::ChunkSize)));
+}
+
+#[tokio::test]
+async fn request_is_not_written_behind_bytes_that_were_there_before() {
+    let (near, mut far) = tokio::io::duplex(1024);
+    let mut guarded = GuardedUpstream::new(near, RESPONSE_LIMITS);
+    let state = guarded.state();
+    far.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    state.announce(&Method::GET);
+    let error = guarded.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap_err();
+    assert_eq!(BadResponse::of(&error), Some(BadResponse::Stray));
+    assert!(state.is_untouched() && !state.is_clean());
+}
+
+#[tokio::test]
+async fn request_is_not_written_to_a_connection_that_the_upstream_has_closed() {
+    let (near, far) = tokio::io::duplex(1024);
+    let mut guarded = GuardedUpstream::new(near, RESPONSE_LIMITS);
+    let state = guarded.state();
+    drop(far);
+    state.announce(&Method::GET);
+    let error = guarded.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap_err();
+    assert_eq!(BadResponse::of(&error), Some(BadResponse::Closed));
+    assert!(state.is_untouched());
 }
