@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod admin;
 mod admission;
 mod forwarding;
 mod hostile;
@@ -10,3 +11,4 @@ mod limits;
 mod operations;
 mod process;
 mod real_clients;
+mod spec;
