@@ -1,5 +1,89 @@
-//! portcullis: an authenticating reverse proxy with a key admin API.
+//! portcullis: an authenticating reverse proxy with an API for the keys that it admits.
+//!
+//! # From above
+//!
+//! A request comes in on the public listener, on one of several worker threads (`server`). A guard checks its framing
+//! byte by byte before hyper parses it (`http::framing`). `proxy` then reads it top to bottom: path and route
+//! (`route`), the key it carries (`credential`), who holds that key (`keyring`), whether the scopes do (`policy`) and
+//! the limits allow (`limit`), and forwards it (`upstream`), streaming both ways. Calls of the key API (`admin`) take
+//! the same way in and end on the control runtime, where the store's writer, metrics and health (`ops`) live too.
+//!
+//! # Code map, in reading order
+//!
+//! A module imports only modules above it; a test holds that.
+//!
+//! | module | owns | look here to change |
+//! |---|---|---|
+//! | [`clock`] | wall time as a value | how times are written |
+//! | [`settings`] | options with units and positions | a unit, a placeholder, the look of a configuration error |
+//! | [`key`] | texts, kinds, scopes, records of keys | the key format, a built-in scope, a kind |
+//! | [`route`] | canonical paths, patterns, the table | which target is refused, which line wins |
+//! | [`credential`] | the key that a request carries | a new place to carry a key |
+//! | [`policy`] | who may do what | a requirement, the ceiling on grants |
+//! | [`metrics`] | every metric family | a metric, a label |
+//! | [`log`] | the subscriber, access and audit lines | a field of a log line |
+//! | [`limit`] | rates, concurrency, failed authentications | a limiter |
+//! | [`store`] | durable records and the change log | the record's encoding, another engine |
+//! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
+//! | [`http`] | framing, headers, refusals | a header rule, a refusal's status or text |
+//! | [`server`] | sockets, connections, deadlines, drain | a client deadline, how connections end |
+//! | [`ops`] | `/metrics` and health | what readiness means |
+//! | [`upstream`] | connections to backends | pooling, upstream deadlines |
+//! | [`admin`] | the key API | a call, a field, a validation |
+//! | [`proxy`] | the way of a request | the order of the steps, an option of routes |
+//! | [`config`] | the file, composed of all options | the shape of the file, route lines |
+//! | [`app`] | wiring, reload, shutdown | what starts and ends when |
+//! | [`cli`] | the commands | a command, its output |
+//!
+//! # Invariants
+//!
+//! 1. What is matched is what is forwarded: an ambiguous target is refused, never repaired.
+//! 2. Nothing is forwarded without a [`policy::Permit`]; no key is made or changed without a [`policy::Grant`].
+//! 3. A key's text exists on the way in and once on the way out; no log, metric, error, store or upstream sees it.
+//! 4. Once a deletion is answered, the key admits nothing: not from the cache, not by a look-up that began before.
+//! 5. A change is answered after it is on disk, and seen by nobody before.
+//! 6. No request waits for a `last_used` write, a metric, a log line or another key's look-up.
+//! 7. A fault of ours is 5xx, never 401 or 403.
+//! 8. Everything that grows has a bound.
+//!
+//! # Where a change goes
+//!
+//! An option is one field in its module's `settings!` block and one use. A new refusal is a variant of
+//! [`http::Refusal`]; the compiler then names every place that decides. A new step of admission goes into
+//! `proxy::admit`, in the order in which refusals win. A new call of the key API goes into `admin`, its effect into
+//! `keyring`. A new product preset is a file in `config/` and a table in `tests/it/presets.rs`.
+
+#![forbid(unsafe_code)]
+
 pub mod clock;
-pub mod key;
-pub mod policy;
 pub mod settings;
+
+pub mod key;
+pub mod route;
+
+pub mod credential;
+pub mod policy;
+
+pub mod metrics;
+
+pub mod log;
+
+pub mod limit;
+pub mod store;
+
+pub mod keyring;
+
+pub mod http;
+pub mod server;
+
+pub mod ops;
+pub mod upstream;
+
+pub mod admin;
+pub mod proxy;
+
+pub mod config;
+
+pub mod app;
+
+pub mod cli;

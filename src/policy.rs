@@ -20,16 +20,27 @@ pub enum Requirement {
     Public,
 }
 
-/// Leave to forward one request. Its only constructor is [`authorize`].
-#[derive(Debug)]
-pub struct Permit<'k> {
-    key: Option<&'k KeyRecord>,
+/// Whoever has scopes: a key's record, or what stands for it in memory.
+pub trait ScopeHolder {
+    fn scopes(&self) -> &ScopeSet;
 }
 
-impl<'k> Permit<'k> {
+impl ScopeHolder for &KeyRecord {
+    fn scopes(&self) -> &ScopeSet {
+        &self.scopes
+    }
+}
+
+/// Leave to forward one request. Its only constructor is [`authorize`].
+#[derive(Debug)]
+pub struct Permit<K> {
+    key: Option<K>,
+}
+
+impl<K> Permit<K> {
     /// The key that the request is admitted under; `None` for an anonymous request on a public route.
-    pub fn key(&self) -> Option<&'k KeyRecord> {
-        self.key
+    pub fn key(&self) -> Option<&K> {
+        self.key.as_ref()
     }
 }
 
@@ -65,24 +76,24 @@ pub enum Deny {
 ///
 /// # Errors
 /// [`Deny`] with what would have been enough.
-pub fn authorize<'k>(requirement: &Requirement, key: Option<&'k KeyRecord>) -> Result<Permit<'k>, Deny> {
+pub fn authorize<K: ScopeHolder>(requirement: &Requirement, key: Option<K>) -> Result<Permit<K>, Deny> {
     match (requirement, key) {
         (Requirement::Nobody, _) => Err(Deny::Closed),
         (Requirement::Public, key) => Ok(Permit { key }),
         (_, None) => Err(Deny::KeyMissing),
         (Requirement::AnyKey, key) => Ok(Permit { key }),
         (Requirement::AllOf(required), Some(key)) => {
-            let enough = required.iter().all(|scope| key.scopes.holds(scope));
+            let enough = required.iter().all(|scope| key.scopes().holds(scope));
             permit_if(enough, key, required, false)
         }
         (Requirement::AnyOf(required), Some(key)) => {
-            let enough = required.iter().any(|scope| key.scopes.holds(scope));
+            let enough = required.iter().any(|scope| key.scopes().holds(scope));
             permit_if(enough, key, required, true)
         }
     }
 }
 
-fn permit_if<'k>(enough: bool, key: &'k KeyRecord, required: &ScopeSet, any: bool) -> Result<Permit<'k>, Deny> {
+fn permit_if<K>(enough: bool, key: K, required: &ScopeSet, any: bool) -> Result<Permit<K>, Deny> {
     if !enough {
         return Err(Deny::ScopeMissing { required: required.clone(), any });
     }

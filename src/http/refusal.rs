@@ -43,6 +43,8 @@ pub enum Refusal {
     InvalidQuery { errors: Vec<FieldError> },
     #[error("the kind's scopes are fixed")]
     ImmutableScopes,
+    #[error("the path has an encoded slash, and its route does not allow it")]
+    EncodedSlash,
     #[error("an internal fault")]
     Internal,
     #[error("the key's concurrency limit is reached")]
@@ -77,6 +79,8 @@ pub enum Refusal {
     ScopeMissing { required: ScopeSet, any: bool },
     #[error("the scopes exceed those of the caller")]
     ScopeExceedsCaller { excess: ScopeSet },
+    #[error("the path has a semicolon, and its route does not allow it")]
+    Semicolon,
     #[error("the key changed since it was read")]
     Stale,
     #[error("the key store is unavailable")]
@@ -126,10 +130,10 @@ impl Refusal {
             Self::KeyConcurrencyLimited { .. } => Outcome::KeyConcurrencyLimited,
             Self::KeyRateLimited { .. } => Outcome::KeyRateLimited,
             Self::KeyUnknown => Outcome::KeyUnknown,
-            Self::Malformed(malformed) if malformed.status() == 408 => Outcome::TimedOut,
-            Self::Malformed(malformed) if malformed.status() == 417 => Outcome::ExpectationFailed,
+            Self::Malformed(malformed) if malformed.status() == StatusCode::REQUEST_TIMEOUT => Outcome::TimedOut,
+            Self::Malformed(malformed) if malformed.status() == StatusCode::EXPECTATION_FAILED => Outcome::ExpectationFailed,
             Self::Malformed(_) => Outcome::MalformedRequest,
-            Self::MalformedPath(_) => Outcome::MalformedPath,
+            Self::EncodedSlash | Self::MalformedPath(_) | Self::Semicolon => Outcome::MalformedPath,
             Self::MethodNotAllowed { .. } => Outcome::MethodNotAllowed,
             Self::RouteClosed => Outcome::RouteClosed,
             Self::RouteRateLimited { .. } => Outcome::RouteRateLimited,
@@ -156,6 +160,11 @@ impl Refusal {
         })
     }
 
+    /// Whether nothing more may be read from the connection: what follows could be read in two ways.
+    pub fn closes_connection(&self) -> bool {
+        matches!(self, Self::EncodedSlash | Self::HostRefused | Self::Malformed(_) | Self::MalformedPath(_) | Self::Semicolon)
+    }
+
     /// Whether the client failed to authenticate: what the failed-authentication limiter counts.
     pub fn is_failed_authentication(&self) -> bool {
         matches!(self, Self::CredentialsMalformed | Self::KeyUnknown)
@@ -168,9 +177,11 @@ impl Refusal {
             | Self::CredentialsMalformed
             | Self::CredentialsMissing
             | Self::KeyUnknown => self.authentication_problem(),
-            Self::HostRefused
+            Self::EncodedSlash
+            | Self::HostRefused
             | Self::Malformed(_)
             | Self::MalformedPath(_)
+            | Self::Semicolon
             | Self::BodyTooLarge { .. }
             | Self::BodyTimeout
             | Self::BodyBroken
@@ -228,9 +239,10 @@ impl Refusal {
                 "host_refused",
                 "The Host of the request is not one of those served here.",
             ),
-            Self::Malformed(malformed) => {
-                let status = StatusCode::from_u16(malformed.status()).unwrap_or(StatusCode::BAD_REQUEST);
-                Problem::new(status, malformed.code(), malformed.to_string())
+            Self::Malformed(malformed) => Problem::new(malformed.status(), malformed.code(), malformed.to_string()),
+            Self::EncodedSlash | Self::Semicolon => {
+                let detail = "The path has an encoded slash or a semicolon, which this route does not allow.";
+                Problem::new(StatusCode::BAD_REQUEST, "malformed_path", detail)
             }
             Self::MalformedPath(error) => Problem::new(StatusCode::BAD_REQUEST, "malformed_path", error.to_string()),
             Self::BodyTooLarge { max } => Problem::new(

@@ -35,10 +35,17 @@ macro_rules! settings {
             }
         }
 
+        impl $name {
+            /// Reads these options out of a section that may hold others beside them.
+            pub(crate) fn fields(section: &mut $crate::settings::Section<'_>) -> Self {
+                Self { $($field: section.option(stringify!($field), || $default),)* }
+            }
+        }
+
         impl $crate::settings::Value for $name {
             fn read(node: &$crate::settings::Node<'_>) -> Option<Self> {
                 let mut section = node.section()?;
-                let settings = Self { $($field: section.option(stringify!($field), || $default),)* };
+                let settings = Self::fields(&mut section);
                 section.finish();
                 Some(settings)
             }

@@ -1,0 +1,154 @@
+//! Admission without sockets: parse, digest, cache, route, authorise, limit, note use.
+//!
+//! `known` grows once in keys and once in routes: both curves should be flat. Requests go round a set of at most 1,000
+//! hot keys, spread over all that exist.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use base64::Engine;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http::Request;
+use http::request::Parts;
+use portcullis::app::{self, Assembled, Start};
+use portcullis::clock::{Clock, Timestamp};
+use portcullis::config::Config;
+use portcullis::http::headers::Origin;
+use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
+use portcullis::proxy::{Head, Trail};
+use portcullis::settings::Source;
+use portcullis::store::MemoryStore;
+
+const HOT_KEYS: usize = 1_000;
+
+/// A gate with keys and routes, and the requests of its hot keys.
+struct Rig {
+    assembled: Assembled,
+    requests: Vec<Parts>,
+}
+
+fn rig(keys: usize, routes: usize, cached: usize) -> Rig {
+    let secrets: Vec<KeySecret> = (0..keys).map(|_| KeySecret::generate().expect("random bytes")).collect();
+    let records = secrets.iter().enumerate().map(|(index, secret)| record(secret, index));
+    let store = Arc::new(MemoryStore::with_records(records));
+    let text = configuration(routes, cached);
+    let config = Config::parse(&Source { path: PathBuf::from("bench.toml"), text }).expect("a valid configuration");
+    let start = Start { store: Some(store), clock: Clock::System, root: None };
+    let assembled = app::assemble(config, start).expect("a gate");
+    let step = (keys / HOT_KEYS).max(1);
+    let requests = secrets.iter().step_by(step).map(|secret| request(secret, routes / 2)).collect();
+    Rig { assembled, requests }
+}
+
+fn record(secret: &KeySecret, index: usize) -> KeyRecord {
+    let revision = index as u64 + 1;
+    let created = Timestamp::from_unix(1_700_000_000);
+    let scopes = ["monitor:read", "monitor:write", "telemetry:write", "key:write"];
+    KeyRecord {
+        id: secret.id(),
+        digest: secret.digest(),
+        name: KeyName::parse("bench").expect("a name"),
+        kind: Kind::Custom,
+        scopes: ScopeSet::new(scopes.iter().map(|scope| Scope::parse(scope).expect("a scope"))),
+        created,
+        updated: created,
+        created_revision: revision,
+        revision,
+    }
+}
+
+fn configuration(routes: usize, cached: usize) -> String {
+    let lines: String =
+        (0..routes).map(|route| format!("\"GET /api/v{route}/items/{{id}}\" = \"monitor:read\"\n")).collect();
+    format!(
+        "[keys]\nkeys_cached_max = {cached}\n[limits]\nkey = {{ rate = \"1000000000/s\", burst = 1000000000 }}\n\
+         [upstream.u]\nurl = \"http://127.0.0.1:9\"\n[upstream.u.routes]\n{lines}"
+    )
+}
+
+fn request(secret: &KeySecret, route: usize) -> Parts {
+    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{}:", secret.expose()));
+    let request = Request::get(format!("/api/v{route}/items/42?x=1"))
+        .header("host", "gate.example")
+        .header("user-agent", "bench/1")
+        .header("accept", "*/*")
+        .header("authorization", format!("Basic {pair}"));
+    request.body(()).expect("a request").into_parts().0
+}
+
+fn admit(rig: &Rig, parts: &Parts, gate: &portcullis::proxy::Gate) -> bool {
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let origin = Origin { peer, peer_trusted: false, client: peer };
+    let mut trail = Trail::default();
+    let head = Head { parts, origin, now: Instant::now() };
+    let mut admitting = pin!(rig.assembled.proxy.admit(gate, head, &mut trail));
+    match admitting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(admitted) => admitted.is_ok(),
+        Poll::Pending => false,
+    }
+}
+
+fn warm(rig: &Rig) {
+    let gate = rig.assembled.proxy.gate.load();
+    for parts in &rig.requests {
+        let head = |parts| {
+            let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            Head { parts, origin: Origin { peer, peer_trusted: false, client: peer }, now: Instant::now() }
+        };
+        let mut trail = Trail::default();
+        let admitted = rig.assembled.block_on(rig.assembled.proxy.admit(&gate, head(parts), &mut trail));
+        assert!(admitted.is_ok(), "every hot key is admitted");
+    }
+}
+
+fn known(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("admission/known");
+    let sizes = [(1, 1), (1, 100), (1, 1_000), (10_000, 1), (1_000_000, 1), (1_000_000, 1_000)];
+    for (keys, routes) in sizes {
+        let rig = rig(keys, routes, 2_000_000);
+        warm(&rig);
+        let gate = rig.assembled.proxy.gate.load();
+        let mut next = rig.requests.iter().cycle();
+        let name = BenchmarkId::from_parameter(format!("{keys} keys, {routes} routes"));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let parts = next.next().expect("an endless cycle");
+                assert!(admit(&rig, black_box(parts), &gate));
+            });
+        });
+    }
+    group.finish();
+}
+
+fn unknown(criterion: &mut Criterion) {
+    let rig = rig(10_000, 100, 2_000_000);
+    let gate = rig.assembled.proxy.gate.load();
+    let stranger = request(&KeySecret::generate().expect("random bytes"), 50);
+    criterion.bench_function("admission/unknown", |bencher| {
+        bencher.iter(|| assert!(!admit(&rig, black_box(&stranger), &gate)));
+    });
+}
+
+fn cold(criterion: &mut Criterion) {
+    let rig = rig(10_000, 100, 1);
+    let gate = rig.assembled.proxy.gate.load();
+    let mut next = rig.requests.iter().cycle();
+    criterion.bench_function("admission/cold", |bencher| {
+        bencher.iter(|| {
+            let parts = next.next().expect("an endless cycle");
+            let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            let head = Head { parts, origin: Origin { peer, peer_trusted: false, client: peer }, now: Instant::now() };
+            let mut trail = Trail::default();
+            let admitted = rig.assembled.block_on(rig.assembled.proxy.admit(&gate, head, &mut trail));
+            assert!(admitted.is_ok());
+        });
+    });
+}
+
+criterion_group!(benches, known, unknown, cold);
+criterion_main!(benches);

@@ -1,0 +1,111 @@
+//! From a configuration to its parts: the store, the root key, one gate.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+
+use crate::admin::Admin;
+use crate::config::{Config, RouteConfig};
+use crate::http::Challenge;
+use crate::key::KeySecret;
+use crate::keyring::Keyring;
+use crate::limit::Bucket;
+use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
+use crate::proxy::{Gate, RequestBody, Route, RouteSettings};
+use crate::route::{Pattern, Table};
+use crate::store::{SledStore, Store, StoreError};
+use crate::upstream::Upstream;
+
+/// Why a new configuration is not taken while the gate runs.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error("{0:#}")]
+    Invalid(anyhow::Error),
+    #[error("[{section}] cannot change while the gate runs; restart it")]
+    NeedsRestart { section: &'static str },
+}
+
+/// The key in `keys.root_key_file`, if that is set.
+pub(super) fn root_key(config: &Config) -> anyhow::Result<Option<KeySecret>> {
+    let Some(path) = &config.keys.root_key_file else { return Ok(None) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read keys.root_key_file {}", path.display()))?;
+    let text = zeroize::Zeroizing::new(text);
+    match KeySecret::parse(text.trim_ascii()) {
+        Ok(secret) => Ok(Some(secret)),
+        Err(_) => bail!("{} holds no key; make one with: portcullis keygen", path.display()),
+    }
+}
+
+/// Opens the store, or creates it when a root key file says that this is wanted. Never mints a key.
+pub(super) fn open_store(config: &Config, has_root_key: bool) -> anyhow::Result<Arc<dyn Store>> {
+    let path = config.store.path.display();
+    let opened = match SledStore::open(&config.store) {
+        Err(StoreError::Missing { .. }) if has_root_key => SledStore::create(&config.store),
+        opened => opened,
+    };
+    match opened {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(StoreError::Missing { .. }) => bail!(
+            "there is no key store at {path}. A first one is made by: portcullis init --config FILE. \
+             If there was one before, its volume is not mounted. Or set keys.root_key_file."
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot open the key store at {path}")),
+    }
+}
+
+/// Everything that requests are judged by.
+pub(super) fn gate(config: &Config, keyring: &Arc<Keyring>, metrics: &Metrics) -> anyhow::Result<Gate> {
+    let workers = config.listen.workers.get();
+    let upstreams: Vec<Arc<Upstream<RequestBody>>> = config
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let (name, url) = (upstream.name.clone(), upstream.url.clone());
+            Arc::new(Upstream::new(name, url, upstream.settings.clone(), workers, metrics))
+        })
+        .collect();
+    let route = |(pattern, line): (&Pattern, &RouteConfig)| {
+        let upstream = Arc::clone(&upstreams[line.upstream]);
+        let name: Arc<str> = pattern.to_string().into();
+        let metrics = metrics.route(&name, &upstream.name);
+        let bucket = route_bucket(&line.settings);
+        (pattern.clone(), Route { name, settings: line.settings.clone(), upstream, metrics, bucket })
+    };
+    let Ok(table) = Table::build(config.routes.lines().map(route).collect()) else {
+        bail!("the routes contradict each other, which the configuration's reader should have told");
+    };
+    Ok(Gate {
+        table,
+        requests: config.requests.clone(),
+        sources: config.credentials.from.clone(),
+        challenge: Challenge::basic(config.credentials.realm.as_str()),
+        trusted_proxies: config.forwarding.trusted_proxies.clone(),
+        admin: Arc::new(Admin::new(&config.admin, config.scopes.clone(), Arc::clone(keyring))),
+        unmatched: metrics.route(NO_ROUTE, LOCAL),
+        managed: metrics.route(config.admin.path.as_str(), LOCAL),
+        access_log: config.log.access,
+    })
+}
+
+fn route_bucket(settings: &RouteSettings) -> Option<Bucket> {
+    let rate = settings.rate?;
+    Some(Bucket::new(rate, settings.burst.unwrap_or(rate.count)))
+}
+
+/// What the threads and the store were started with stays as it is.
+pub(super) fn check_reloadable(old: &Config, new: &Config) -> Result<(), ReloadError> {
+    let fixed = [
+        ("listen", old.listen == new.listen),
+        ("client", old.client == new.client),
+        ("shutdown", old.shutdown == new.shutdown),
+        ("store", old.store == new.store),
+        ("keys", old.keys == new.keys),
+        ("limits", old.limits == new.limits),
+        ("log", old.log == new.log),
+        ("admin", old.admin == new.admin),
+    ];
+    match fixed.into_iter().find(|(_, same)| !same) {
+        Some((section, _)) => Err(ReloadError::NeedsRestart { section }),
+        None => Ok(()),
+    }
+}

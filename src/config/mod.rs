@@ -1,0 +1,207 @@
+//! The configuration file: every module's own options composed, and the route table.
+//!
+//! Declares no option of its own. Invariants: a file with any problem yields no configuration; a line that would never
+//! take effect is a problem.
+
+mod routes;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::admin;
+use crate::credential;
+use crate::http::headers;
+use crate::key::{DECLARED_MAX, Scope, ScopeCatalog};
+use crate::keyring;
+use crate::limit;
+use crate::log;
+use crate::proxy::{self, RouteSettings};
+use crate::route::Table;
+use crate::server;
+use crate::settings::{Node, Problems, Reading, Section, Source, Value};
+use crate::store;
+use crate::upstream::{self, Url};
+
+/// Everything that the program needs to know, read and checked.
+#[derive(Debug)]
+pub struct Config {
+    pub listen: server::Listen,
+    pub client: server::Client,
+    pub shutdown: server::Shutdown,
+    pub store: store::Settings,
+    pub keys: keyring::Settings,
+    pub admin: admin::Settings,
+    pub credentials: credential::Settings,
+    pub requests: proxy::Settings,
+    pub limits: limit::Settings,
+    pub forwarding: headers::Settings,
+    pub log: log::Settings,
+    pub scopes: ScopeCatalog,
+    pub upstreams: Vec<UpstreamConfig>,
+    pub routes: Table<RouteConfig>,
+}
+
+/// An `[upstream.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamConfig {
+    pub name: String,
+    pub url: Url,
+    pub settings: upstream::Settings,
+}
+
+/// A line of an `[upstream.NAME.routes]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteConfig {
+    /// The position in [`Config::upstreams`].
+    pub upstream: usize,
+    pub settings: RouteSettings,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{0}")]
+    Problems(#[from] Problems),
+    #[error("cannot read {path}: {source}")]
+    Unreadable { path: String, source: std::io::Error },
+}
+
+impl Config {
+    /// Reads the file at `path`. Blocking.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with all problems at once.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
+        Ok(Self::parse(&Source { path: path.to_owned(), text })?)
+    }
+
+    /// Reads a configuration from its text; relative paths start at the folder of `source.path`.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn parse(source: &Source) -> Result<Self, Problems> {
+        Self::parse_with_names(source).map(|(config, _)| config)
+    }
+
+    /// As [`Config::parse`], with the dotted names of all options that the sections of this file can have.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn parse_with_names(source: &Source) -> Result<(Self, Vec<String>), Problems> {
+        let reading = Reading::new(source);
+        let config = reading.document::<Self>();
+        let names = reading.asked();
+        reading.finish()?;
+        Ok((config.expect("a document without a problem was read whole: readers report before they give none"), names))
+    }
+}
+
+impl Value for Config {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let mut section = node.section()?;
+        let scopes = section.node("scopes").map(|node| read_scopes(&node)).unwrap_or_default();
+        let requests = section.option("requests", proxy::Settings::default);
+        let credentials = section.option("credentials", credential::Settings::default);
+        let admin = section.option("admin", admin::Settings::default);
+        let reader = routes::Reader::new(&scopes, &requests, &credentials.from, &admin);
+        let (upstreams, routes) = read_upstreams(&mut section, reader);
+        let config = Self {
+            listen: section.option("listen", server::Listen::default),
+            client: section.option("client", server::Client::default),
+            shutdown: section.option("shutdown", server::Shutdown::default),
+            store: section.option("store", store::Settings::default),
+            keys: section.option("keys", keyring::Settings::default),
+            limits: section.option("limits", limit::Settings::default),
+            forwarding: section.option("forwarding", headers::Settings::default),
+            log: section.option("log", log::Settings::default),
+            scopes,
+            requests,
+            credentials,
+            admin,
+            upstreams,
+            routes,
+        };
+        config.check_addresses(node, &mut section);
+        section.finish();
+        Some(config)
+    }
+}
+
+impl Config {
+    /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
+    fn check_addresses(&self, node: &Node<'_>, section: &mut Section<'_>) {
+        let (public, ops) = (self.listen.public, self.listen.ops);
+        let span = section.node("listen").map_or(node.span(), |listen| listen.span());
+        if public == ops && public.port() != 0 {
+            node.problem_at(span, format!("listen.public and listen.ops are both {public}; give each its own"));
+        }
+        let span = section.node("upstream").map_or(node.span(), |upstream| upstream.span());
+        for upstream in &self.upstreams {
+            for listener in [public, ops] {
+                if is_same_place(listener, &upstream.url) {
+                    let message = format!("upstream.{} is this gate's own listener {listener}", upstream.name);
+                    node.problem_at(span.clone(), message);
+                }
+            }
+        }
+    }
+}
+
+fn is_same_place(listener: SocketAddr, url: &Url) -> bool {
+    let (host, port) = url.target();
+    let address = if host == "localhost" { Ok(std::net::Ipv4Addr::LOCALHOST.into()) } else { host.parse() };
+    let Ok(address): Result<std::net::IpAddr, _> = address else { return false };
+    let is_here = address == listener.ip() || (listener.ip().is_unspecified() && address.is_loopback());
+    port != 0 && port == listener.port() && is_here
+}
+
+fn read_scopes(node: &Node<'_>) -> ScopeCatalog {
+    let mut catalog = ScopeCatalog::default();
+    let entries = node.entries().unwrap_or_default();
+    if entries.len() > DECLARED_MAX {
+        node.problem::<()>(format!("at most {DECLARED_MAX} scopes can be declared"));
+    }
+    for entry in entries {
+        let description = String::read(&entry.node).unwrap_or_default();
+        let declared = match Scope::parse(&entry.name) {
+            Ok(scope) => catalog.declare(scope, description).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("cannot be declared: {error}")),
+        };
+        if let Err(message) = declared {
+            entry.node.problem_at(entry.name_span, format!("scope \"{}\" {message}", entry.name));
+        }
+    }
+    catalog
+}
+
+fn read_upstreams(section: &mut Section<'_>, mut reader: routes::Reader<'_>) -> (Vec<UpstreamConfig>, Table<RouteConfig>) {
+    let mut upstreams = Vec::new();
+    let Some(node) = section.node("upstream") else { return (upstreams, reader.finish(None)) };
+    for entry in node.entries().unwrap_or_default() {
+        if !is_plain_name(&entry.name) {
+            let message = format!("\"{}\": an upstream's name has 1 to 64 of a-z A-Z 0-9 _ -", entry.name);
+            entry.node.problem_at(entry.name_span.clone(), message);
+        }
+        let Some(mut upstream) = entry.node.section() else { continue };
+        let url = match upstream.node("url") {
+            Some(url) => Url::read(&url),
+            None => entry.node.problem(format!("{} has no url; add url = \"http://HOST:PORT\"", entry.node.path())),
+        };
+        if let Some(routes) = upstream.node("routes") {
+            reader.read(&routes, upstreams.len());
+        }
+        let settings = upstream::Settings::fields(&mut upstream);
+        upstream.finish();
+        // An upstream without a URL is a problem already: the place is kept so that the routes' numbers stay right.
+        let url = url.unwrap_or_else(Url::unknown);
+        upstreams.push(UpstreamConfig { name: entry.name, url, settings });
+    }
+    let table = reader.finish(Some(&node));
+    (upstreams, table)
+}
+
+fn is_plain_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}

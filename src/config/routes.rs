@@ -1,0 +1,154 @@
+//! Route lines: a pattern and what it asks for, in the short form or as a table.
+
+use std::ops::Range;
+
+use crate::admin;
+use crate::credential::Source;
+use crate::key::{Scope, ScopeCatalog, ScopeSet};
+use crate::policy::Requirement;
+use crate::proxy::{self, RouteSettings};
+use crate::route::{ConflictKind, Pattern, Table};
+use crate::settings::{Node, Section, Value, nearest};
+
+use super::RouteConfig;
+
+const FORMS: &str = "a scope such as \"metrics:read\", \"public\", \"authenticated\", \"deny\", \
+     { any = [\"a\", \"b\"] } or { all = [\"a\", \"b\"] }";
+
+/// Collects the lines of all upstreams, then builds their one table.
+pub(super) struct Reader<'c> {
+    scopes: &'c ScopeCatalog,
+    requests: &'c proxy::Settings,
+    sources: &'c [Source],
+    admin: &'c admin::Settings,
+    lines: Vec<(Pattern, RouteConfig)>,
+    spans: Vec<Range<usize>>,
+}
+
+impl<'c> Reader<'c> {
+    pub(super) fn new(
+        scopes: &'c ScopeCatalog,
+        requests: &'c proxy::Settings,
+        sources: &'c [Source],
+        admin: &'c admin::Settings,
+    ) -> Self {
+        Self { scopes, requests, sources, admin, lines: Vec::new(), spans: Vec::new() }
+    }
+
+    /// Reads the routes of upstream number `upstream`.
+    pub(super) fn read(&mut self, node: &Node<'_>, upstream: usize) {
+        for entry in node.entries().unwrap_or_default() {
+            let pattern = match Pattern::parse(&entry.name) {
+                Ok(pattern) => pattern,
+                Err(error) => {
+                    node.problem_at(entry.name_span, format!("route \"{}\": {error}", entry.name));
+                    continue;
+                }
+            };
+            if self.admin.is_on_public() && pattern.is_within(self.admin.path.as_str()) {
+                let message = format!(
+                    "route \"{}\" can never match: {} is the key API's own path (admin.path)",
+                    entry.name,
+                    self.admin.path.as_str()
+                );
+                node.problem_at(entry.name_span.clone(), message);
+            }
+            let Some(settings) = self.settings(&entry.node) else { continue };
+            self.lines.push((pattern, RouteConfig { upstream, settings }));
+            self.spans.push(entry.name_span);
+        }
+    }
+
+    /// Builds the table; lines that contradict each other are reported at the later one.
+    pub(super) fn finish(self, node: Option<&Node<'_>>) -> Table<RouteConfig> {
+        let texts: Vec<String> = self.lines.iter().map(|(pattern, _)| pattern.to_string()).collect();
+        match Table::build(self.lines) {
+            Ok(table) => table,
+            Err(conflicts) => {
+                for conflict in conflicts {
+                    let Some(node) = node else { break };
+                    let line = node.line_of(&self.spans[conflict.first]);
+                    let (first, second) = (&texts[conflict.first], &texts[conflict.second]);
+                    let message = match conflict.kind {
+                        ConflictKind::SameRequests { method } => {
+                            format!("route \"{second}\" claims {method} requests that \"{first}\" in line {line} has; keep one")
+                        }
+                        ConflictKind::Unreachable => {
+                            format!("route \"{second}\" can never match: \"{first}\" in line {line} and others are in front of it")
+                        }
+                    };
+                    node.problem_at(self.spans[conflict.second].clone(), message);
+                }
+                Table::default()
+            }
+        }
+    }
+
+    fn settings(&self, node: &Node<'_>) -> Option<RouteSettings> {
+        if node.value().is_array() {
+            return node.problem(
+                "a bare list does not say whether one or all are needed; write { any = [...] } or { all = [...] }",
+            );
+        }
+        if !node.value().is_table() {
+            return Some(self.plain(self.requirement(node)?));
+        }
+        let mut section = node.section()?;
+        let requirement = self.table_requirement(node, &mut section);
+        let settings = self.plain(requirement.clone().unwrap_or(Requirement::Nobody)).read_options(&mut section);
+        section.finish();
+        requirement.map(|_| settings)
+    }
+
+    fn plain(&self, requirement: Requirement) -> RouteSettings {
+        RouteSettings::plain(requirement, self.requests, self.sources)
+    }
+
+    fn table_requirement(&self, node: &Node<'_>, section: &mut Section<'_>) -> Option<Requirement> {
+        let (any, all, require) = (section.node("any"), section.node("all"), section.node("require"));
+        match (any, all, require) {
+            (Some(any), None, None) => self.scope_set(&any).map(Requirement::AnyOf),
+            (None, Some(all), None) => self.scope_set(&all).map(Requirement::AllOf),
+            (None, None, Some(require)) => self.requirement(&require),
+            (None, None, None) => {
+                node.problem("this route says not what it needs; add any = [...], all = [...] or require = \"...\"")
+            }
+            _ => node.problem("give one of any, all and require, not several"),
+        }
+    }
+
+    fn requirement(&self, node: &Node<'_>) -> Option<Requirement> {
+        if node.value().as_str().is_none() {
+            return node.problem(format!("a route needs {FORMS}"));
+        }
+        match node.text()?.as_str() {
+            "authenticated" => Some(Requirement::AnyKey),
+            "deny" => Some(Requirement::Nobody),
+            "public" => Some(Requirement::Public),
+            _ => self.scope(node).map(|scope| Requirement::AllOf(ScopeSet::new([scope]))),
+        }
+    }
+
+    fn scope_set(&self, node: &Node<'_>) -> Option<ScopeSet> {
+        let elements = node.elements()?;
+        if elements.is_empty() {
+            return node.problem("an empty list of scopes; name at least one, or write \"authenticated\" or \"deny\"");
+        }
+        let scopes: Vec<Option<Scope>> = elements.iter().map(|element| self.scope(element)).collect();
+        Some(ScopeSet::new(scopes.into_iter().collect::<Option<Vec<Scope>>>()?))
+    }
+
+    fn scope(&self, node: &Node<'_>) -> Option<Scope> {
+        let text = String::read(node)?;
+        let declared = Scope::parse(&text).ok().filter(|scope| self.scopes.contains(scope));
+        if declared.is_some() {
+            return declared;
+        }
+        let words = ["authenticated", "deny", "public"];
+        let known = self.scopes.iter().map(|(scope, _)| scope.as_str()).chain(words);
+        match nearest(&text, known) {
+            Some(near) => node.problem(format!("scope \"{text}\" is not declared; did you mean \"{near}\"?")),
+            None => node.problem(format!("scope \"{text}\" is not declared; add it to [scopes], or write {FORMS}")),
+        }
+    }
+}

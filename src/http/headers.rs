@@ -1,0 +1,203 @@
+//! Header rewriting in both directions: what is dropped, what is set, what stays untouched.
+//!
+//! Does not decide who may pass. Invariants: no credential, hop-by-hop field or claimed identity of the client reaches
+//! the upstream, in whatever spelling; where the client is said to come from is ours to say unless its peer is trusted.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA,
+};
+use ipnet::IpNet;
+
+use crate::credential::Source;
+use crate::keyring::Identity;
+use crate::settings::settings;
+
+settings! {
+    /// `[forwarding]`: what upstreams and logs are told about where a request came from.
+    pub struct Settings {
+        /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Empty: nobody's are.
+        pub trusted_proxies: Vec<IpNet> = Vec::new(),
+    }
+}
+
+const IDENTITY_PREFIX: &str = "x-portcullis-";
+const KEY_ID: HeaderName = HeaderName::from_static("x-portcullis-key-id");
+const KEY_NAME: HeaderName = HeaderName::from_static("x-portcullis-key-name");
+const KEY_SCOPES: HeaderName = HeaderName::from_static("x-portcullis-scopes");
+const KEY_KIND: HeaderName = HeaderName::from_static("x-portcullis-kind");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// Whether the peer is a trusted proxy, so that what it says of the client holds.
+    pub peer_trusted: bool,
+    /// The client itself: the peer, or what trusted proxies say.
+    pub client: IpAddr,
+}
+
+impl Origin {
+    /// Walks `X-Forwarded-For` from the right, as far as the addresses are trusted proxies. A value that is no address
+    /// ends the walk at the last hop that is known.
+    pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+        let peer = peer.to_canonical();
+        if trusted.is_empty() || !is_trusted(peer, trusted) {
+            return Self { peer, peer_trusted: false, client: peer };
+        }
+        let mut client = peer;
+        let lines: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+        let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+        for hop in hops {
+            let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| hop.trim().parse::<IpAddr>().ok()) else {
+                break;
+            };
+            client = address.to_canonical();
+            if !is_trusted(client, trusted) {
+                break;
+            }
+        }
+        Self { peer, peer_trusted: true, client }
+    }
+}
+
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+/// Makes a client's header fields those that the upstream gets.
+pub fn prepare_request(headers: &mut HeaderMap, origin: Origin, sources: &[Source], identity: Option<&Identity>) {
+    drop_connection_named(headers);
+    headers.remove(AUTHORIZATION);
+    for source in sources {
+        if let Source::Header(name) = source {
+            headers.remove(name);
+        }
+    }
+    drop_fields(headers, |name| is_dropped_from_request(name.as_str(), origin.peer_trusted));
+    tell_origin(headers, origin);
+    headers.append(VIA, HeaderValue::from_static("1.1 portcullis"));
+    if let Some(identity) = identity {
+        headers.insert(KEY_ID, identity.id.clone());
+        headers.insert(KEY_NAME, identity.name.clone());
+        headers.insert(KEY_SCOPES, identity.scopes.clone());
+        headers.insert(KEY_KIND, identity.kind.clone());
+    }
+}
+
+/// Makes an upstream's header fields those that the client gets.
+pub fn prepare_response(headers: &mut HeaderMap) {
+    drop_connection_named(headers);
+    drop_fields(headers, |name| is_hop_by_hop(name.as_str()) || name.as_str().starts_with(IDENTITY_PREFIX));
+}
+
+/// RFC 9110 §7.6.1: fields that `Connection` names are for the next hop alone. The two that frame and address the
+/// message itself stay, whoever names them.
+fn drop_connection_named(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+}
+
+fn drop_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) {
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| is_dropped(name)).cloned().collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+}
+
+fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
+    if name.bytes().any(|byte| byte == b'_' || byte == b'.') {
+        return is_special_in_disguise(name);
+    }
+    is_hop_by_hop(name)
+        || name.starts_with(IDENTITY_PREFIX)
+        || name == "expect"
+        || (!peer_trusted && is_claim_of_origin(name))
+}
+
+/// Back ends that speak CGI or WSGI read `X_Forwarded_For` and `X.Forwarded.For` as `X-Forwarded-For`.
+fn is_special_in_disguise(name: &str) -> bool {
+    let plain = name.replace(['_', '.'], "-");
+    is_hop_by_hop(&plain)
+        || is_claim_of_origin(&plain)
+        || plain.starts_with(IDENTITY_PREFIX)
+        || matches!(plain.as_str(), "authorization" | "content-length" | "expect" | "host" | "via")
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+fn is_claim_of_origin(name: &str) -> bool {
+    name.starts_with("x-forwarded-")
+        || name.starts_with("x-original-")
+        || matches!(name, "forwarded" | "x-real-ip" | "x-rewrite-url" | "x-client-ip" | "true-client-ip")
+}
+
+fn tell_origin(headers: &mut HeaderMap, origin: Origin) {
+    let host = headers.get(HOST).cloned();
+    let peer = origin.peer.to_string();
+    extend_list(headers, X_FORWARDED_FOR, &peer);
+    extend_list(headers, FORWARDED, &forwarded_element(origin.peer, host.as_ref()));
+    if let (Some(host), false) = (host, headers.contains_key(X_FORWARDED_HOST)) {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+}
+
+/// Appends to a list field; several lines become one, in order.
+fn extend_list(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let mut list = Vec::new();
+    for line in headers.get_all(&name) {
+        list.extend_from_slice(line.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(element.as_bytes());
+    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
+        headers.insert(name, value);
+    }
+}
+
+/// RFC 7239 §4. The host was validated to hold no quote or backslash.
+fn forwarded_element(peer: IpAddr, host: Option<&HeaderValue>) -> String {
+    let mut element = match peer {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+    };
+    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+        let _ = write!(element, ";host=\"{host}\"");
+    }
+    element.push_str(";proto=http");
+    element
+}

@@ -1,0 +1,91 @@
+//! The two events whose fields are a promise to those who read them by machine: access and audit.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing::{Level, event_enabled, info};
+
+use crate::key::KeyId;
+use crate::metrics::AuditOperation;
+
+pub(super) const ACCESS: &str = "access";
+pub(super) const AUDIT: &str = "audit";
+/// A method is the one text here that a client chooses; none that a route can list is longer.
+const METHOD_CHARS_MAX: usize = 32;
+
+/// Whether [`Access::log`] would say anything: spares the gathering of its fields.
+pub fn access_is_on() -> bool {
+    event_enabled!(target: ACCESS, Level::INFO)
+}
+
+/// One answered request.
+pub struct Access<'a> {
+    pub request_id: &'a dyn Display,
+    pub client: IpAddr,
+    pub method: &'a str,
+    /// The pattern as configured, never the path: paths may hold credentials.
+    pub route: &'a str,
+    pub status: u16,
+    pub key: Option<KeyId>,
+    /// Of the response's body.
+    pub bytes: u64,
+    /// Whether the client was sent the response to its end.
+    pub complete: bool,
+    pub in_gate: Duration,
+    /// `None` when the request was not forwarded.
+    pub at_upstream: Option<Duration>,
+}
+
+impl Access<'_> {
+    pub fn log(&self) {
+        let method: String = self.method.chars().take(METHOD_CHARS_MAX).collect();
+        info!(
+            target: ACCESS,
+            request_id = %self.request_id,
+            client.address = %self.client,
+            method,
+            route = self.route,
+            status = self.status,
+            complete = self.complete,
+            key.id = self.key.map(display),
+            bytes = self.bytes,
+            gate_us = microseconds(self.in_gate),
+            upstream_us = self.at_upstream.map(microseconds),
+            "request"
+        );
+    }
+}
+
+/// One change of a key, made durable.
+pub struct Audit<'a> {
+    /// The calling key's id, or the operator.
+    pub actor: &'a dyn Display,
+    pub operation: AuditOperation,
+    /// The key that was changed.
+    pub key: KeyId,
+    /// What is different now, such as `name, scopes: monitor:read`.
+    pub changed: &'a str,
+    /// `None` for a change made on the machine itself.
+    pub client: Option<IpAddr>,
+    pub revision: u64,
+}
+
+impl Audit<'_> {
+    pub fn log(&self) {
+        info!(
+            target: AUDIT,
+            actor = %self.actor,
+            operation = self.operation.as_str(),
+            key.id = %self.key,
+            changed = self.changed,
+            client.address = self.client.map(display),
+            revision = self.revision,
+            "key changed"
+        );
+    }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

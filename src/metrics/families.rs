@@ -1,0 +1,294 @@
+//! What a scrape shows: every family with its name and help, summed over the shards.
+//!
+//! A family's name is written here and nowhere else.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::cells::{Bounds, Observations};
+use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
+use super::labels::{AuditOperation, LimitKind, Outcome, StoreOperation, UpstreamFailure};
+use super::process::Process;
+use super::{LOCAL_BOUNDS, Metrics};
+use crate::key::Kind;
+
+/// Collects the families of a [`Metrics`], for as long as it lives.
+pub(super) struct Scrape {
+    metrics: Weak<Metrics>,
+    descriptions: Vec<Desc>,
+}
+
+impl Scrape {
+    /// # Errors
+    /// When a family's name or help is not a legal one.
+    pub(super) fn new(metrics: &Metrics, handle: Weak<Metrics>) -> Result<Self, prometheus::Error> {
+        let describe = |family: &MetricFamily| {
+            Desc::new(family.name().to_owned(), family.help().to_owned(), Vec::new(), Default::default())
+        };
+        let descriptions = families(metrics).iter().map(describe).collect::<Result<_, _>>()?;
+        Ok(Self { metrics: handle, descriptions })
+    }
+}
+
+impl Collector for Scrape {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.metrics.upgrade().map(|metrics| families(&metrics)).unwrap_or_default()
+    }
+}
+
+fn families(metrics: &Metrics) -> Vec<MetricFamily> {
+    let mut families = requests(metrics);
+    families.extend(connections(metrics));
+    families.extend(keyring(metrics));
+    families.extend(upstreams(metrics));
+    families.extend(life(metrics));
+    families.extend(Process::read().map(process).unwrap_or_default());
+    families
+}
+
+fn requests(metrics: &Metrics) -> Vec<MetricFamily> {
+    let hot = &metrics.hot;
+    let routes = metrics.handles.routes();
+    let requests = routes.iter().flat_map(|((route, upstream), handle)| {
+        let sample = move |(class, name): (usize, &'static str)| {
+            let labels = [("route", route.as_str()), ("upstream", upstream.as_str()), ("status_class", name)];
+            count(&labels, handle.requests(class))
+        };
+        STATUS_CLASSES.into_iter().enumerate().map(sample)
+    });
+    let admissions = Outcome::EVERY
+        .iter()
+        .map(|outcome| count(&[("outcome", outcome.as_str())], hot.sum(|hot| &hot.admissions[*outcome as usize])));
+    let limited = LimitKind::EVERY
+        .iter()
+        .map(|limit| count(&[("limit", limit.as_str())], hot.sum(|hot| &hot.limited[*limit as usize])));
+    vec![
+        counter(
+            "portcullis_requests_total",
+            "Requests answered, when the response ends, fails or is refused.",
+            requests,
+        ),
+        counter("portcullis_admissions_total", "Requests decided on, when each is admitted or refused.", admissions),
+        counter("portcullis_limited_total", "Requests that a limiter refused.", limited),
+        gauge(
+            "portcullis_requests_in_flight",
+            "Requests whose head was read and whose response has not ended.",
+            [level(&[], signed(hot.sum(|hot| &hot.in_flight)))],
+        ),
+        histogram(
+            "portcullis_gate_duration_seconds",
+            "Time that a request spent in the gate, not counting the wait for its client or upstream; at its end.",
+            [spread(&[], &LOCAL_BOUNDS, &hot.histogram(|hot| &hot.gate))],
+        ),
+    ]
+}
+
+fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
+    let hot = &metrics.hot;
+    let accepted = hot.sum(|hot| &hot.connections_accepted);
+    let open = accepted.wrapping_sub(hot.sum(|hot| &hot.connections_closed));
+    vec![
+        gauge("portcullis_connections", "Client connections that are open.", [level(&[], signed(open))]),
+        counter("portcullis_connections_total", "Client connections, when each is accepted.", [count(&[], accepted)]),
+        counter(
+            "portcullis_connections_refused_total",
+            "Client connections closed unserved, because as many as allowed were open.",
+            [count(&[], hot.sum(|hot| &hot.connections_refused))],
+        ),
+    ]
+}
+
+fn keyring(metrics: &Metrics) -> Vec<MetricFamily> {
+    let hot = &metrics.hot;
+    let lookups = [
+        count(&[("result", "hit")], hot.sum(|hot| &hot.cache_hits)),
+        count(&[("result", "miss")], hot.sum(|hot| &hot.cache_misses)),
+    ];
+    let keys = Kind::EVERY
+        .map(|kind| level(&[("kind", kind.as_str())], float(metrics.cold.keys[kind as usize].load(Ordering::Relaxed))));
+    let audited = AuditOperation::EVERY.iter().map(|operation| {
+        let changes = metrics.cold.audited[*operation as usize].load(Ordering::Relaxed);
+        count(&[("operation", operation.as_str())], changes)
+    });
+    let backlog = metrics.cold.last_used_backlog.load(Ordering::Relaxed);
+    let flushed = metrics.cold.last_used_flushed.load(Ordering::Relaxed);
+    let age = metrics.clock.now().unix().saturating_sub(flushed);
+    let mut families = vec![
+        counter("portcullis_key_cache_lookups_total", "Keys looked for in memory, by what was found.", lookups),
+        gauge("portcullis_keys", "Keys in the store, by kind; after each change.", keys),
+        counter("portcullis_audit_changes_total", "Changes of keys, when each is durable.", audited),
+        gauge("portcullis_last_used_backlog", "Keys whose last use is not yet written.", [level(&[], float(backlog))]),
+        gauge(
+            "portcullis_last_used_flush_age_seconds",
+            "Time since the last uses were last written, or since the start; falls with each flush.",
+            [level(&[], age.max(0) as f64)],
+        ),
+    ];
+    families.extend(store(metrics));
+    families
+}
+
+fn store(metrics: &Metrics) -> [MetricFamily; 2] {
+    let durations = StoreOperation::EVERY.iter().map(|operation| {
+        let spent = Observations::of(&metrics.cold.store_spent[*operation as usize]);
+        spread(&[("operation", operation.as_str())], &LOCAL_BOUNDS, &spent)
+    });
+    let errors = StoreOperation::EVERY.iter().map(|operation| {
+        let errors = metrics.cold.store_errors[*operation as usize].load(Ordering::Relaxed);
+        count(&[("operation", operation.as_str())], errors)
+    });
+    [
+        histogram(
+            "portcullis_store_operation_duration_seconds",
+            "Time that an operation on the store took, fsync and failures included; when it ends.",
+            durations,
+        ),
+        counter("portcullis_store_operation_errors_total", "Operations on the store that failed.", errors),
+    ]
+}
+
+fn upstreams(metrics: &Metrics) -> [MetricFamily; 2] {
+    let upstreams = metrics.handles.upstreams();
+    let waits =
+        upstreams.iter().map(|(name, handle)| spread(&[("upstream", name)], &UPSTREAM_BOUNDS, &handle.waited()));
+    let failures = upstreams.iter().flat_map(|(name, handle)| {
+        UpstreamFailure::EVERY
+            .iter()
+            .map(move |failure| count(&[("upstream", name), ("kind", failure.as_str())], handle.failures(*failure)))
+    });
+    [
+        histogram(
+            "portcullis_upstream_duration_seconds",
+            "Time from a request's forwarding to the head of its upstream's response; when that has come.",
+            waits,
+        ),
+        counter("portcullis_upstream_failures_total", "Requests that an upstream failed, by how.", failures),
+    ]
+}
+
+fn life(metrics: &Metrics) -> [MetricFamily; 3] {
+    let cold = &metrics.cold;
+    let reloads = [
+        count(&[("result", "failure")], cold.reloads_failed.load(Ordering::Relaxed)),
+        count(&[("result", "success")], cold.reloads_succeeded.load(Ordering::Relaxed)),
+    ];
+    let loaded = cold.config_loaded.load(Ordering::Relaxed);
+    [
+        counter("portcullis_config_reloads_total", "Reloads of the configuration, by how each ended.", reloads),
+        gauge(
+            "portcullis_config_last_reload_success_timestamp_seconds",
+            "When the configuration in use was loaded, at the start or by a reload.",
+            [level(&[], loaded as f64)],
+        ),
+        gauge(
+            "portcullis_build_info",
+            "Always 1; its labels say what is running.",
+            [level(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+        ),
+    ]
+}
+
+fn process(process: Process) -> Vec<MetricFamily> {
+    let mut cpu = Metric::default();
+    let mut spent = proto::Counter::default();
+    spent.set_value(process.cpu_seconds);
+    cpu.set_counter(spent);
+    vec![
+        counter("process_cpu_seconds_total", "User and system CPU time spent, as it is spent.", [cpu]),
+        gauge("process_max_fds", "How many file descriptors may be open.", [level(&[], process.max_fds)]),
+        gauge("process_open_fds", "File descriptors that are open.", [level(&[], process.open_fds)]),
+        gauge("process_resident_memory_bytes", "Resident memory size.", [level(&[], process.resident_bytes)]),
+        gauge(
+            "process_start_time_seconds",
+            "When the process was started, since the Unix epoch.",
+            [level(&[], process.start_time_seconds)],
+        ),
+        gauge("process_threads", "Threads of the operating system that run.", [level(&[], process.threads)]),
+        gauge("process_virtual_memory_bytes", "Virtual memory size.", [level(&[], process.virtual_bytes)]),
+    ]
+}
+
+fn counter(name: &str, help: &str, samples: impl IntoIterator<Item = Metric>) -> MetricFamily {
+    family(name, help, MetricType::COUNTER, samples)
+}
+
+fn gauge(name: &str, help: &str, samples: impl IntoIterator<Item = Metric>) -> MetricFamily {
+    family(name, help, MetricType::GAUGE, samples)
+}
+
+fn histogram(name: &str, help: &str, samples: impl IntoIterator<Item = Metric>) -> MetricFamily {
+    family(name, help, MetricType::HISTOGRAM, samples)
+}
+
+fn family(name: &str, help: &str, kind: MetricType, samples: impl IntoIterator<Item = Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(samples.into_iter().collect());
+    family
+}
+
+/// A sample of a counter.
+fn count(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut counter = proto::Counter::default();
+    counter.set_value(float(value));
+    let mut metric = labelled(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+/// A sample of a gauge.
+fn level(labels: &[(&str, &str)], value: f64) -> Metric {
+    let mut gauge = proto::Gauge::default();
+    gauge.set_value(value);
+    let mut metric = labelled(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+/// A sample of a histogram.
+fn spread(labels: &[(&str, &str)], bounds: &Bounds, observations: &Observations) -> Metric {
+    let mut cumulative = 0;
+    let buckets = bounds.iter().zip(observations.buckets).map(|(bound, in_bucket)| {
+        cumulative += in_bucket;
+        let mut bucket = proto::Bucket::default();
+        bucket.set_upper_bound(bound.as_secs_f64());
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    });
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(observations.buckets.iter().sum());
+    histogram.set_sample_sum(observations.sum.as_secs_f64());
+    let mut metric = labelled(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}
+
+// Exact up to 2^53, which is what a sample can hold.
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+/// A sum of additions and subtractions that were read one after another may be below zero for a moment.
+fn signed(value: u64) -> f64 {
+    value.cast_signed().max(0) as f64
+}

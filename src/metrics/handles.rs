@@ -1,0 +1,141 @@
+//! Handles on the numbers of one route or one upstream: resolved when a configuration is loaded, never on a request.
+//!
+//! Invariants: the same labels give the same handle, over reloads too; there are at most [`ROUTES_MAX`] and
+//! [`UPSTREAMS_MAX`] of them, and what comes after shares one that is labelled [`OTHER`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::cells::{Bounds, Histogram, Observations, Sharded, add_one};
+use super::labels::UpstreamFailure;
+
+const ROUTES_MAX: usize = 10_000;
+const UPSTREAMS_MAX: usize = 1_000;
+pub(super) const OTHER: &str = "(other)";
+
+pub(super) const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+pub(super) const UPSTREAM_BOUNDS: Bounds = [
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2_500),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+];
+
+/// The numbers of one route pattern and the upstream that it leads to.
+pub struct RouteMetrics {
+    by_class: Sharded<[AtomicU64; STATUS_CLASSES.len()]>,
+}
+
+impl RouteMetrics {
+    fn new(workers: usize) -> Self {
+        Self { by_class: Sharded::new(workers) }
+    }
+
+    /// A request of this route was answered with `status`.
+    pub fn finished(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len()) - 1;
+        add_one(&self.by_class.here()[class]);
+    }
+
+    pub(super) fn requests(&self, class: usize) -> u64 {
+        self.by_class.sum(|by_class| &by_class[class])
+    }
+}
+
+/// The numbers of one upstream.
+pub struct UpstreamMetrics {
+    cells: Sharded<UpstreamCells>,
+}
+
+#[derive(Default)]
+struct UpstreamCells {
+    waited: Histogram,
+    failures: [AtomicU64; UpstreamFailure::COUNT],
+}
+
+impl UpstreamMetrics {
+    fn new(workers: usize) -> Self {
+        Self { cells: Sharded::new(workers) }
+    }
+
+    /// The upstream sent the head of a response, `waited` after the request was handed to it.
+    pub fn answered(&self, waited: Duration) {
+        self.cells.here().waited.observe(&UPSTREAM_BOUNDS, waited);
+    }
+
+    pub fn failed(&self, failure: UpstreamFailure) {
+        add_one(&self.cells.here().failures[failure as usize]);
+    }
+
+    pub(super) fn waited(&self) -> Observations {
+        self.cells.histogram(|cells| &cells.waited)
+    }
+
+    pub(super) fn failures(&self, failure: UpstreamFailure) -> u64 {
+        self.cells.sum(|cells| &cells.failures[failure as usize])
+    }
+}
+
+pub(super) type RouteLabels = (String, String);
+
+/// Every handle that was ever asked for.
+pub(super) struct Handles {
+    workers: usize,
+    routes: Mutex<BTreeMap<RouteLabels, Arc<RouteMetrics>>>,
+    upstreams: Mutex<BTreeMap<String, Arc<UpstreamMetrics>>>,
+}
+
+impl Handles {
+    pub(super) fn new(workers: usize) -> Self {
+        Self { workers, routes: Mutex::default(), upstreams: Mutex::default() }
+    }
+
+    pub(super) fn route(&self, pattern: &str, upstream: &str) -> Arc<RouteMetrics> {
+        let labels = (pattern.to_owned(), upstream.to_owned());
+        let other = (OTHER.to_owned(), OTHER.to_owned());
+        handle(&self.routes, labels, other, ROUTES_MAX, || RouteMetrics::new(self.workers))
+    }
+
+    pub(super) fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        handle(&self.upstreams, name.to_owned(), OTHER.to_owned(), UPSTREAMS_MAX, || UpstreamMetrics::new(self.workers))
+    }
+
+    pub(super) fn routes(&self) -> Vec<(RouteLabels, Arc<RouteMetrics>)> {
+        all(&self.routes)
+    }
+
+    pub(super) fn upstreams(&self) -> Vec<(String, Arc<UpstreamMetrics>)> {
+        all(&self.upstreams)
+    }
+}
+
+fn handle<K: Ord, V>(
+    handles: &Mutex<BTreeMap<K, Arc<V>>>,
+    labels: K,
+    other: K,
+    max: usize,
+    new: impl FnOnce() -> V,
+) -> Arc<V> {
+    let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+    let full = handles.len() >= max && !handles.contains_key(&labels);
+    let handle = handles.entry(if full { other } else { labels }).or_insert_with(|| Arc::new(new()));
+    Arc::clone(handle)
+}
+
+fn all<K: Clone, V>(handles: &Mutex<BTreeMap<K, Arc<V>>>) -> Vec<(K, Arc<V>)> {
+    let handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+    handles.iter().map(|(labels, handle)| (labels.clone(), Arc::clone(handle))).collect()
+}

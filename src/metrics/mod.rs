@@ -1,0 +1,191 @@
+//! Everything that is counted, with one typed method for each event, and the page that shows it.
+//!
+//! Decides nothing, and holds nothing that a client sent: labels are closed enums, or names out of the configuration.
+//! Recording is a few relaxed additions in the calling worker's own shard: no lock, no shared cache line.
+
+mod cells;
+mod families;
+mod handles;
+mod labels;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus::{Registry, TextEncoder};
+
+use crate::clock::{Clock, Timestamp};
+use crate::key::Kind;
+use cells::{Bounds, Histogram, Hot, Sharded, add_one, subtract_one};
+use handles::Handles;
+
+pub use cells::enter_worker;
+pub use handles::{RouteMetrics, UpstreamMetrics};
+pub use labels::{AuditOperation, LimitKind, Outcome, StoreOperation, UpstreamFailure};
+
+/// The `route` label of requests that no route matched.
+pub const NO_ROUTE: &str = "(none)";
+/// The `upstream` label of requests that the gate answers itself.
+pub const LOCAL: &str = "(local)";
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// For what happens inside the gate: its own work, and the store's.
+const LOCAL_BOUNDS: Bounds = [
+    Duration::from_micros(10),
+    Duration::from_micros(25),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+];
+
+/// All numbers of one gate.
+pub struct Metrics {
+    hot: Sharded<Hot>,
+    cold: Cold,
+    handles: Handles,
+    clock: Clock,
+    registry: Registry,
+}
+
+/// What only control threads touch, and not on a request's way.
+#[derive(Default)]
+struct Cold {
+    audited: [AtomicU64; AuditOperation::COUNT],
+    /// Unix seconds.
+    config_loaded: AtomicI64,
+    keys: [AtomicU64; Kind::EVERY.len()],
+    last_used_backlog: AtomicU64,
+    /// Unix seconds.
+    last_used_flushed: AtomicI64,
+    reloads_failed: AtomicU64,
+    reloads_succeeded: AtomicU64,
+    store_errors: [AtomicU64; StoreOperation::COUNT],
+    store_spent: [Histogram; StoreOperation::COUNT],
+}
+
+impl Metrics {
+    /// `workers` is the number of worker threads, which call [`enter_worker`] with 1 to `workers`.
+    pub fn new(workers: usize, clock: Clock) -> Arc<Self> {
+        let started = clock.now().unix();
+        let cold = Cold { config_loaded: started.into(), last_used_flushed: started.into(), ..Cold::default() };
+        let registry = Registry::new();
+        let metrics =
+            Arc::new(Self { hot: Sharded::new(workers), cold, handles: Handles::new(workers), clock, registry });
+        let scrape = families::Scrape::new(&metrics, Arc::downgrade(&metrics));
+        scrape
+            .and_then(|scrape| metrics.registry.register(Box::new(scrape)))
+            .expect("names and help are legal and differ: families.rs is constant and tested");
+        metrics
+    }
+
+    /// The page for Prometheus, text format 0.0.4. Reads `/proc`, so it may block for some microseconds.
+    pub fn encode(&self) -> String {
+        // Fails only for a family without a name or samples: the registry drops those.
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// The numbers of a route, by its pattern as configured ([`NO_ROUTE`]) and upstream ([`LOCAL`]). Takes a lock: for
+    /// the loading of a configuration.
+    pub fn route(&self, pattern: &str, upstream: &str) -> Arc<RouteMetrics> {
+        self.handles.route(pattern, upstream)
+    }
+
+    /// The numbers of the upstream `name`. Takes a lock: for the loading of a configuration.
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        self.handles.upstream(name)
+    }
+
+    pub fn admission(&self, outcome: Outcome) {
+        add_one(&self.hot.here().admissions[outcome as usize]);
+    }
+
+    pub fn limited(&self, limit: LimitKind) {
+        add_one(&self.hot.here().limited[limit as usize]);
+    }
+
+    /// A request's head was read. Each is to be followed by one [`Metrics::request_finished`], on any thread.
+    pub fn request_started(&self) {
+        add_one(&self.hot.here().in_flight);
+    }
+
+    /// A request's response ended; `in_gate` is the time it spent here, without the wait for client and upstream.
+    pub fn request_finished(&self, in_gate: Duration) {
+        let hot = self.hot.here();
+        subtract_one(&hot.in_flight);
+        hot.gate.observe(&LOCAL_BOUNDS, in_gate);
+    }
+
+    pub fn connection_opened(&self) {
+        add_one(&self.hot.here().connections_accepted);
+    }
+
+    /// On any thread; each opened connection is to be closed once.
+    pub fn connection_closed(&self) {
+        add_one(&self.hot.here().connections_closed);
+    }
+
+    /// Closed unserved for want of room; it counts as neither opened nor closed.
+    pub fn connection_refused(&self) {
+        add_one(&self.hot.here().connections_refused);
+    }
+
+    pub fn cache_hit(&self) {
+        add_one(&self.hot.here().cache_hits);
+    }
+
+    pub fn cache_miss(&self) {
+        add_one(&self.hot.here().cache_misses);
+    }
+
+    /// An operation on the store ended after `spent`.
+    pub fn store_operation<T, E>(&self, operation: StoreOperation, spent: Duration, result: &Result<T, E>) {
+        self.cold.store_spent[operation as usize].observe(&LOCAL_BOUNDS, spent);
+        if result.is_err() {
+            add_one(&self.cold.store_errors[operation as usize]);
+        }
+    }
+
+    /// So many keys of this kind are in the store.
+    pub fn set_keys(&self, kind: Kind, count: usize) {
+        self.cold.keys[kind as usize].store(count as u64, Ordering::Relaxed);
+    }
+
+    /// A change of a key became durable.
+    pub fn audited(&self, operation: AuditOperation) {
+        add_one(&self.cold.audited[operation as usize]);
+    }
+
+    /// So many keys have a last use that is not yet written.
+    pub fn set_last_used_backlog(&self, count: usize) {
+        self.cold.last_used_backlog.store(count as u64, Ordering::Relaxed);
+    }
+
+    /// All last uses up to now are written.
+    pub fn last_used_flushed(&self, at: Timestamp) {
+        self.cold.last_used_flushed.store(at.unix(), Ordering::Relaxed);
+    }
+
+    /// The configuration was read again, and is in use unless the result is an error.
+    pub fn reload<T, E>(&self, result: &Result<T, E>) {
+        match result {
+            Ok(_) => {
+                add_one(&self.cold.reloads_succeeded);
+                self.cold.config_loaded.store(self.clock.now().unix(), Ordering::Relaxed);
+            }
+            Err(_) => add_one(&self.cold.reloads_failed),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What is recorded of one request, whatever becomes of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request};
+use hyper::body::{Body as _, Incoming};
+
+use crate::http::RequestId;
+use crate::key::KeyId;
+use crate::limit::Slot;
+use crate::log;
+use crate::metrics::{Metrics, NO_ROUTE, RouteMetrics};
+use crate::server::Exchange;
+
+use super::admit::Trail;
+use super::gate::Gate;
+
+/// The running account of one request. Dropped with the response's body, it records the request as ended.
+pub(super) struct Account {
+    metrics: Arc<Metrics>,
+    counts: Arc<RouteMetrics>,
+    pub(super) started: Instant,
+    /// The wait for the upstream's response head, once it is over.
+    pub(super) upstream_time: Option<Duration>,
+    /// When the response was handed to the connection.
+    pub(super) answered: Option<Instant>,
+    pub(super) status: u16,
+    pub(super) client: IpAddr,
+    pub(super) key: Option<KeyId>,
+    pub(super) bytes: u64,
+    /// Whether the response's body reached its end.
+    pub(super) complete: bool,
+    /// Whether bytes of the request's body may still arrive: the connection cannot be reused after a refusal.
+    pub(super) body_unread: bool,
+    /// The place that the request takes in its key's concurrency limit.
+    pub(super) slot: Option<Slot>,
+    pub(super) request_id: Option<RequestId>,
+    /// What the access log says; `None` while it is off.
+    line: Option<AccessLine>,
+}
+
+struct AccessLine {
+    method: Method,
+    route: Option<Arc<str>>,
+}
+
+impl Account {
+    pub(super) fn open(metrics: &Arc<Metrics>, gate: &Gate, request: &Request<Incoming>, exchange: &Exchange) -> Self {
+        metrics.request_started();
+        let line = gate.access_log.then(|| AccessLine { method: request.method().clone(), route: None });
+        Self {
+            metrics: Arc::clone(metrics),
+            counts: Arc::clone(&gate.unmatched),
+            started: Instant::now(),
+            upstream_time: None,
+            answered: None,
+            status: 0,
+            client: exchange.peer().ip().to_canonical(),
+            key: None,
+            bytes: 0,
+            complete: false,
+            body_unread: !request.body().is_end_stream(),
+            slot: None,
+            request_id: None,
+            line,
+        }
+    }
+
+    /// Takes over what admission found out: the request counts at its route from now on.
+    pub(super) fn follow(&mut self, trail: &Trail<'_>) {
+        self.key = trail.key;
+        let Some(route) = trail.route else { return };
+        self.counts = Arc::clone(&route.metrics);
+        if let Some(line) = &mut self.line {
+            line.route = Some(Arc::clone(&route.name));
+        }
+    }
+
+    /// The request is a call of the key API.
+    pub(super) fn enter_managed(&mut self, gate: &Gate) {
+        self.counts = Arc::clone(&gate.managed);
+    }
+
+    fn write_line(&mut self, in_gate: Duration) {
+        let Some(line) = self.line.take() else { return };
+        log::Access {
+            request_id: &self.request_id.unwrap_or_default(),
+            client: self.client,
+            method: line.method.as_str(),
+            route: line.route.as_deref().unwrap_or(NO_ROUTE),
+            status: self.status,
+            key: self.key,
+            bytes: self.bytes,
+            complete: self.complete,
+            in_gate,
+            at_upstream: self.upstream_time,
+        }
+        .log();
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let until = self.answered.unwrap_or_else(Instant::now);
+        let in_gate = until.saturating_duration_since(self.started).saturating_sub(self.upstream_time.unwrap_or_default());
+        self.metrics.request_finished(in_gate);
+        self.counts.finished(self.status);
+        self.write_line(in_gate);
+    }
+}

@@ -1,0 +1,172 @@
+//! The way of an admitted request to its upstream and of the response back.
+
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
+
+use crate::http::{Refusal, headers};
+use crate::http::headers::Origin;
+use crate::keyring::Holder;
+use crate::metrics::UpstreamFailure;
+use crate::policy::Permit;
+use crate::server::Exchange;
+use crate::upstream::{Lease, UpstreamError};
+
+use super::account::Account;
+use super::admit::Admitted;
+use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
+use super::gate::Route;
+use super::settings::CredentialSegment;
+use super::{Door, target};
+
+/// The request that goes with a permit.
+pub(super) struct Passage<'p> {
+    pub(super) exchange: &'p Exchange,
+    pub(super) parts: Parts,
+    pub(super) origin: Origin,
+}
+
+type Answer = (Response<Incoming>, Lease<RequestBody>);
+
+impl Door {
+    /// Forwards a request that has a [`Permit`].
+    pub(super) async fn forward(
+        &self,
+        admitted: Admitted<'_>,
+        passage: Passage<'_>,
+        body: Incoming,
+        account: &mut Account,
+    ) -> Result<Response<Body>, Refusal> {
+        let Admitted { permit, route, credential, .. } = admitted;
+        let Passage { exchange, mut parts, origin } = passage;
+        let max = route.settings.max_body;
+        let body = RequestBody::new(body, max, account.started)
+            .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
+        hide_credential(&permit, route, credential, &mut parts)?;
+        let identity = permit.key().map(|holder| holder.identity());
+        headers::prepare_request(&mut parts.headers, origin, &route.settings.sources, identity);
+        // hyper would send a body of unknown length with GET as none at all.
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let upload = body.upload();
+        let until = route.settings.timeout.map(|timeout| account.started + timeout);
+        let sent = Instant::now();
+        let sending = route.upstream.send(Request::from_parts(parts, body), self.worker);
+        let answer = Wait { exchange, route, upload: &upload, sent, until }.for_head(sending).await;
+        let waited = sent.elapsed();
+        account.upstream_time = Some(waited);
+        let (response, lease) = answer?;
+        route.upstream.metrics.answered(waited);
+        account.body_unread = false;
+        account.status = response.status().as_u16();
+        pass_on(response, lease, exchange, route, until)
+    }
+}
+
+/// Keeps the key's text from the upstream where it stands in the target. The key's id takes its place.
+fn hide_credential(
+    permit: &Permit<Arc<Holder>>,
+    route: &Route,
+    segment: Option<Range<usize>>,
+    parts: &mut Parts,
+) -> Result<(), Refusal> {
+    if let (Some(segment), Some(key), CredentialSegment::Replace) =
+        (segment, permit.key(), route.settings.credential_segment)
+    {
+        parts.uri = target::replace_segment(&parts.uri, segment, key.record().id).ok_or(Refusal::Internal)?;
+    }
+    if let (Some(name), true) = (&route.settings.credential_query, parts.uri.query().is_some()) {
+        parts.uri = target::drop_parameter(&parts.uri, name.as_str()).ok_or(Refusal::Internal)?;
+    }
+    Ok(())
+}
+
+/// The wait for a response's head.
+struct Wait<'w> {
+    exchange: &'w Exchange,
+    route: &'w Route,
+    upload: &'w Arc<Upload>,
+    sent: Instant,
+    until: Option<Instant>,
+}
+
+impl Wait<'_> {
+    async fn for_head(&self, sending: impl Future<Output = Result<Answer, UpstreamError>>) -> Result<Answer, Refusal> {
+        let mut sending = pin!(sending);
+        loop {
+            let (patience, base) = (self.route.upstream.settings.response_timeout, self.upload.last_progress());
+            let at = base.max(self.sent) + patience;
+            let at = self.until.map_or(at, |until| until.min(at));
+            match self.exchange.bounded(at, sending.as_mut()).await {
+                Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
+                Err(_) if self.until.is_some_and(|until| Instant::now() >= until) => {
+                    self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
+                    return Err(Refusal::RequestTimeout);
+                }
+                // The patience with the upstream begins when it has the whole request.
+                Err(_) if self.upload.last_progress().max(self.sent) > base.max(self.sent) => {}
+                Err(_) if self.upload.state() == UploadState::Running => return Err(Refusal::BodyTimeout),
+                Err(_) => {
+                    self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
+                    return Err(Refusal::UpstreamTimeout);
+                }
+            }
+        }
+    }
+
+    /// Whose fault it was: a client that broke off its body makes the exchange fail too.
+    fn refusal(&self, error: &UpstreamError) -> Refusal {
+        match self.upload.state() {
+            UploadState::Broken => return Refusal::BodyBroken,
+            UploadState::TimedOut => return Refusal::BodyTimeout,
+            UploadState::TooLarge => {
+                return Refusal::BodyTooLarge { max: self.route.settings.max_body.map_or(u64::MAX, |max| max.0) };
+            }
+            UploadState::Done | UploadState::Running => {}
+        }
+        let upstream = &self.route.upstream;
+        upstream.metrics.failed(error.kind());
+        let source = std::error::Error::source(error).map(ToString::to_string);
+        tracing::warn!(upstream = %upstream.name, error = %error, source, "the upstream failed");
+        match error {
+            UpstreamError::Busy => Refusal::UpstreamBusy,
+            UpstreamError::ConnectTimeout => Refusal::UpstreamTimeout,
+            UpstreamError::Invalid(_) => Refusal::UpstreamInvalid,
+            UpstreamError::Reset(_) | UpstreamError::Unreachable(_) => Refusal::UpstreamUnreachable,
+        }
+    }
+}
+
+fn pass_on(
+    mut response: Response<Incoming>,
+    lease: Lease<RequestBody>,
+    exchange: &Exchange,
+    route: &Route,
+    until: Option<Instant>,
+) -> Result<Response<Body>, Refusal> {
+    // No request of ours asks for another protocol, so an upstream that switches to one has lost its way.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        route.upstream.metrics.failed(UpstreamFailure::InvalidResponse);
+        return Err(Refusal::UpstreamInvalid);
+    }
+    headers::prepare_response(response.headers_mut());
+    let upstream = &route.upstream;
+    Ok(response.map(|incoming| {
+        Body::streamed(Streamed {
+            incoming,
+            lease: Some(lease),
+            timer: exchange.timer().clone(),
+            body_timeout: upstream.settings.body_timeout,
+            until,
+            wait_until: None,
+            metrics: Arc::clone(&upstream.metrics),
+        })
+    }))
+}

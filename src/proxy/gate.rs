@@ -1,0 +1,52 @@
+//! One configuration's worth of routes, ready to serve: handles resolved, limiters made.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::admin::Admin;
+use crate::credential::Source;
+use crate::http::{Challenge, Refusal};
+use crate::limit::Bucket;
+use crate::metrics::RouteMetrics;
+use crate::route::Table;
+use crate::upstream::Upstream;
+
+use super::body::RequestBody;
+use super::settings::{HostName, RouteSettings, Settings};
+
+/// Everything that a request is judged by.
+pub struct Gate {
+    pub table: Table<Route>,
+    pub requests: Settings,
+    pub sources: Vec<Source>,
+    pub challenge: Challenge,
+    pub trusted_proxies: Vec<IpNet>,
+    pub admin: Arc<Admin>,
+    /// Counts requests that no route matches, or that are refused before the look-up.
+    pub unmatched: Arc<RouteMetrics>,
+    /// Counts calls of the key API.
+    pub managed: Arc<RouteMetrics>,
+    pub access_log: bool,
+}
+
+/// One line of the table.
+pub struct Route {
+    /// The pattern as configured, for logs.
+    pub name: Arc<str>,
+    pub settings: RouteSettings,
+    pub upstream: Arc<Upstream<RequestBody>>,
+    pub metrics: Arc<RouteMetrics>,
+    pub bucket: Option<Bucket>,
+}
+
+impl Gate {
+    pub(super) fn check_host(&self, host: Option<&str>) -> Result<(), Refusal> {
+        let served = &self.requests.hosts;
+        let is_served = |host: &str| served.iter().map(HostName::as_str).any(|name| name.eq_ignore_ascii_case(host));
+        if served.is_empty() || host.is_some_and(is_served) {
+            return Ok(());
+        }
+        Err(Refusal::HostRefused)
+    }
+}

@@ -1,0 +1,90 @@
+//! Calls of the key API: admitted here, answered by `admin` on the control runtime.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use crate::admin;
+use crate::http::Refusal;
+use crate::http::headers::Origin;
+use crate::keyring::Holder;
+use crate::metrics::Outcome;
+use crate::route::Path;
+use crate::server::Exchange;
+
+use super::Door;
+use super::account::Account;
+use super::admit::{Head, Trail};
+use super::body::{Body, is_timeout};
+use super::gate::Gate;
+
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// A call that the store holds up longer than this is answered with 503.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A call of the key API by a valid key.
+pub(super) struct Call<'c> {
+    pub(super) gate: &'c Gate,
+    pub(super) exchange: &'c Exchange,
+    pub(super) parts: Parts,
+    pub(super) origin: Origin,
+    pub(super) caller: Arc<Holder>,
+}
+
+impl Door {
+    /// Admits a call: any valid key may ask, and `admin` decides what it gets.
+    pub(super) async fn admit_call(
+        &self,
+        gate: &Gate,
+        head: Head<'_>,
+        account: &mut Account,
+    ) -> Result<Arc<Holder>, Refusal> {
+        Path::parse(head.parts.uri.path()).map_err(Refusal::MalformedPath)?;
+        let mut trail = Trail::default();
+        let caller = self.proxy.holder(gate, head, &mut trail).await;
+        account.follow(&trail);
+        let caller = caller?;
+        if let Some(Err(wait)) = caller.bucket().map(|bucket| bucket.take(head.now)) {
+            return Err(Refusal::KeyRateLimited { wait, status: gate.requests.limit_status.into() });
+        }
+        self.proxy.keyring.note_use(&caller);
+        self.proxy.metrics.admission(Outcome::Admitted);
+        Ok(caller)
+    }
+
+    pub(super) async fn manage(
+        &self,
+        call: Call<'_>,
+        body: Incoming,
+        account: &mut Account,
+    ) -> Result<Response<Body>, Refusal> {
+        let Call { gate, exchange, parts, origin, caller } = call;
+        let deadline = account.started + ANSWER_TIMEOUT;
+        let body = exchange.bounded(deadline, collect(body)).await.map_err(|_| Refusal::BodyTimeout)??;
+        account.body_unread = false;
+        let admin = Arc::clone(&gate.admin);
+        let call = admin::Call { parts, body, caller, address: origin.client };
+        let answering = self.proxy.control.spawn(async move { admin.answer(call).await });
+        let answered = exchange.bounded(deadline, answering).await.map_err(|_| Refusal::StoreUnavailable)?;
+        let response = answered.map_err(|panic| {
+            tracing::error!(error = %panic, "a call of the key API failed");
+            Refusal::Internal
+        })??;
+        account.status = response.status().as_u16();
+        Ok(response.map(Body::local))
+    }
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, Refusal> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge { max: BODY_BYTES_MAX as u64 }),
+        Err(error) if is_timeout(&*error) => Err(Refusal::BodyTimeout),
+        Err(_) => Err(Refusal::BodyBroken),
+    }
+}

@@ -1,0 +1,155 @@
+//! The public handler: every request from admission to the last byte of its response.
+//!
+//! One function read top to bottom ([`Door::serve`]) and an outer one that turns refusals into responses and records
+//! ([`Door::handle`]). Does not parse, decide or store: it calls what does, in the order of the design's section 5.
+
+mod account;
+mod admit;
+mod body;
+mod forward;
+mod gate;
+mod manage;
+mod settings;
+mod target;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::http::headers::Origin;
+use crate::http::{Refusal, RequestId};
+use crate::keyring::Keyring;
+use crate::limit::Failures;
+use crate::metrics::{LimitKind, Metrics, Outcome};
+use crate::server::{Exchange, Handler};
+
+pub use admit::{Admitted, Head, Trail};
+pub use body::{Body, RequestBody};
+pub use gate::{Gate, Route};
+pub use settings::{
+    CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings,
+};
+
+use account::Account;
+use forward::Passage;
+use manage::Call;
+
+/// What all workers share.
+pub struct Proxy {
+    /// The present configuration's routes: a request keeps the one that it began with.
+    pub gate: arc_swap::ArcSwap<Gate>,
+    pub keyring: Arc<Keyring>,
+    pub failures: Failures,
+    pub metrics: Arc<Metrics>,
+    /// Where the key API's calls run, so that a slow one slows no request.
+    pub control: tokio::runtime::Handle,
+}
+
+/// One worker's handler of a listener.
+#[derive(Clone)]
+pub struct Door {
+    proxy: Arc<Proxy>,
+    worker: usize,
+    serves: Serves,
+}
+
+/// What a listener offers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Serves {
+    KeysOnly,
+    Routes,
+    RoutesAndKeys,
+}
+
+impl Handler for Door {
+    type Body = Body;
+
+    async fn handle(&self, request: Request<Incoming>, exchange: Exchange) -> Response<Body> {
+        let gate = self.proxy.gate.load_full();
+        let mut account = Account::open(&self.proxy.metrics, &gate, &request, &exchange);
+        match self.serve(&gate, &exchange, request, &mut account).await {
+            Ok(response) => response.map(|body| body.charged_to(account)),
+            Err(refusal) => self.refuse(refusal, &gate, account),
+        }
+    }
+}
+
+impl Door {
+    pub fn new(proxy: Arc<Proxy>, worker: usize, serves: Serves) -> Self {
+        Self { proxy, worker, serves }
+    }
+
+    /// Whether this listener's key API owns the path.
+    pub fn serves_keys_at(&self, path: &str) -> bool {
+        self.owns(&self.proxy.gate.load(), path)
+    }
+
+    fn owns(&self, gate: &Gate, path: &str) -> bool {
+        self.serves != Serves::Routes && gate.admin.covers(path)
+    }
+
+    async fn serve(
+        &self,
+        gate: &Gate,
+        exchange: &Exchange,
+        request: Request<Incoming>,
+        account: &mut Account,
+    ) -> Result<Response<Body>, Refusal> {
+        if let Some(malformed) = exchange.malformed() {
+            return Err(Refusal::Malformed(malformed));
+        }
+        let (parts, body) = request.into_parts();
+        let origin = Origin::of(exchange.peer().ip(), &parts.headers, &gate.trusted_proxies);
+        account.client = origin.client;
+        gate.check_host(admit::host_name(&parts.headers))?;
+        let head = Head { parts: &parts, origin, now: account.started };
+        if self.owns(gate, parts.uri.path()) {
+            account.enter_managed(gate);
+            let caller = self.admit_call(gate, head, account).await?;
+            return self.manage(Call { gate, exchange, parts, origin, caller }, body, account).await;
+        }
+        let mut trail = Trail::default();
+        let admitted = self.proxy.admit(gate, head, &mut trail).await;
+        account.follow(&trail);
+        let mut admitted = admitted?;
+        account.slot = admitted.slot.take();
+        self.proxy.metrics.admission(match admitted.permit.key() {
+            Some(_) => Outcome::Admitted,
+            None => Outcome::AdmittedPublic,
+        });
+        self.forward(admitted, Passage { exchange, parts, origin }, body, account).await
+    }
+
+    fn refuse(&self, refusal: Refusal, gate: &Gate, mut account: Account) -> Response<Body> {
+        self.count(&refusal, &account);
+        let closes = refusal.closes_connection() || account.body_unread;
+        let request_id = *account.request_id.get_or_insert_with(RequestId::new);
+        tracing::debug!(request_id = %request_id, client = %account.client, reason = %refusal, "refused");
+        let mut response = refusal.into_response(request_id, &gate.challenge);
+        if closes {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        account.status = response.status().as_u16();
+        response.map(|body| Body::local(body).charged_to(account))
+    }
+
+    fn count(&self, refusal: &Refusal, account: &Account) {
+        let metrics = &self.proxy.metrics;
+        if let Some(outcome) = refusal.outcome() {
+            metrics.admission(outcome);
+        }
+        match refusal {
+            Refusal::AddressLimited { .. } => metrics.limited(LimitKind::Address),
+            Refusal::KeyConcurrencyLimited { .. } => metrics.limited(LimitKind::KeyConcurrency),
+            Refusal::KeyRateLimited { .. } => metrics.limited(LimitKind::KeyRate),
+            Refusal::RouteRateLimited { .. } => metrics.limited(LimitKind::RouteRate),
+            _ => {}
+        }
+        if refusal.is_failed_authentication() {
+            self.proxy.failures.failed(account.client, Instant::now());
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The options of requests in general, and those of one route.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::credential::Source;
+use crate::policy::Requirement;
+use crate::settings::{ByteSize, Node, Rate, Section, Value, settings};
+
+settings! {
+    /// `[requests]`: what holds for every request unless its route says otherwise.
+    pub struct Settings {
+        /// From the request's head to the last byte of its response.
+        pub timeout: Option<Duration> = Some(Duration::from_secs(300)),
+        /// The largest request body.
+        pub max_body: Option<ByteSize> = Some(ByteSize::mib(64)),
+        /// What a request beyond a rate is answered with: 429, or 503 for agents that drop data on 4xx.
+        pub limit_status: LimitStatus = LimitStatus::TooManyRequests,
+        /// The hosts that are served; a request for another gets 421. Empty: any host.
+        pub hosts: Vec<HostName> = Vec::new(),
+    }
+}
+
+/// The status of a request beyond a limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LimitStatus {
+    ServiceUnavailable,
+    TooManyRequests,
+}
+
+impl From<LimitStatus> for StatusCode {
+    fn from(status: LimitStatus) -> Self {
+        match status {
+            LimitStatus::ServiceUnavailable => Self::SERVICE_UNAVAILABLE,
+            LimitStatus::TooManyRequests => Self::TOO_MANY_REQUESTS,
+        }
+    }
+}
+
+impl Value for LimitStatus {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.value().as_integer().map(toml::de::DeInteger::as_str) {
+            Some("429") => Some(Self::TooManyRequests),
+            Some("503") => Some(Self::ServiceUnavailable),
+            _ => node.problem(format!("{} must be 429 or 503", node.path())),
+        }
+    }
+}
+
+/// A host name in lower case, without a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostName(String);
+
+impl HostName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for HostName {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = node.text()?;
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.[]:".contains(&byte);
+        let has_port = !text.starts_with('[') && text.contains(':');
+        if text.is_empty() || has_port || !text.bytes().all(legal) {
+            return node.problem(format!("\"{text}\" is not a host name; write it without scheme, port or path"));
+        }
+        Some(Self(text.to_ascii_lowercase()))
+    }
+}
+
+/// What becomes of a `{credential}` segment on its way to the upstream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CredentialSegment {
+    /// Forwarded as it came: the upstream sees the secret.
+    Keep,
+    /// Replaced by the key's id, so that the path keeps its shape.
+    Replace,
+}
+
+impl Value for CredentialSegment {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.text()?.as_str() {
+            "keep" => Some(Self::Keep),
+            "replace" => Some(Self::Replace),
+            _ => node.problem(format!("{} must be \"replace\" or \"keep\"", node.path())),
+        }
+    }
+}
+
+/// The name of a query parameter: the characters that need no escaping there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ParameterName(String);
+
+impl ParameterName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for ParameterName {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let text = node.text()?;
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+            return node.problem(format!("{} must be a plain parameter name such as \"api_key\"", node.path()));
+        }
+        Some(Self(text))
+    }
+}
+
+/// One line of the route table, but for its pattern.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSettings {
+    pub requirement: Requirement,
+    pub timeout: Option<Duration>,
+    pub max_body: Option<ByteSize>,
+    /// One bucket for all requests of the route, whoever sends them.
+    pub rate: Option<Rate>,
+    pub burst: Option<NonZeroU32>,
+    pub limit_status: LimitStatus,
+    pub sources: Vec<Source>,
+    pub allow_encoded_slash: bool,
+    pub allow_semicolon: bool,
+    pub credential_segment: CredentialSegment,
+    pub credential_query: Option<ParameterName>,
+}
+
+impl RouteSettings {
+    /// A route that takes everything from the general options.
+    pub fn plain(requirement: Requirement, requests: &Settings, sources: &[Source]) -> Self {
+        Self {
+            requirement,
+            timeout: requests.timeout,
+            max_body: requests.max_body,
+            rate: None,
+            burst: None,
+            limit_status: requests.limit_status,
+            sources: sources.to_vec(),
+            allow_encoded_slash: false,
+            allow_semicolon: false,
+            credential_segment: CredentialSegment::Replace,
+            credential_query: None,
+        }
+    }
+
+    /// Reads the table form's options on top of the plain ones.
+    pub fn read_options(self, section: &mut Section<'_>) -> Self {
+        Self {
+            requirement: self.requirement,
+            timeout: section.option("timeout", || self.timeout),
+            max_body: section.option("max_body", || self.max_body),
+            rate: section.option("rate", || self.rate),
+            burst: section.option("burst", || self.burst),
+            limit_status: section.option("limit_status", || self.limit_status),
+            sources: section.option("sources", || self.sources),
+            allow_encoded_slash: section.option("allow_encoded_slash", || self.allow_encoded_slash),
+            allow_semicolon: section.option("allow_semicolon", || self.allow_semicolon),
+            credential_segment: section.option("credential_segment", || self.credential_segment),
+            credential_query: section.option("credential_query", || self.credential_query),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! One line of a route table as a user writes it: `GET,POST host.example/api/{name}/{*rest}`.
+//!
+//! Refuses what could never match, with a text that says what to write instead: a guard that matches nothing is a hole.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv6Addr;
+
+/// Bounds the buffer that an escaped segment is decoded into.
+pub(super) const LITERAL_BYTES_MAX: usize = 255;
+/// Bounds the depth of a table, and so of the recursion in it.
+const SEGMENTS_MAX: usize = 64;
+/// The parameter whose segment carries the key.
+const CREDENTIAL: &str = "credential";
+pub(super) const STANDARD_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// Methods, perhaps a host, and the shape of a path. `Display` is its canonical text.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pattern {
+    pub(super) methods: Methods,
+    /// Lower case, without a port.
+    pub(super) host: Option<Box<str>>,
+    /// At least one; an empty literal stands for a trailing slash and is the last; so is `Rest`.
+    pub(super) segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Methods {
+    /// All but CONNECT and TRACE.
+    Any,
+    /// In the order of [`method_order`], none twice.
+    Listed(Vec<Box<str>>),
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Segment {
+    /// Decoded text.
+    Literal(Box<str>),
+    /// `{name}`: one segment that is not empty.
+    Parameter(Box<str>),
+    /// `{*name}`: any number of segments, none too.
+    Rest(Box<str>),
+}
+
+/// Why a line is no pattern. The texts say what to write.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PatternError {
+    #[error("ANY stands for every method; write it alone")]
+    AnyAmongOthers,
+    #[error("{{*{CREDENTIAL}}} would be many segments; write {{{CREDENTIAL}}}")]
+    CredentialRest,
+    #[error("a path has no . or .. segments; write the path that is meant")]
+    DotSegment,
+    #[error("a path has no empty segments; write one slash between two segments")]
+    EmptySegment,
+    #[error("\"{0}\" is not a host; write a name such as api.example.com, or [::1], without a port")]
+    Host(String),
+    #[error("\"{0}\" has {1:?}, which no path can have here; write the path decoded and without its query")]
+    LiteralCharacter(String, char),
+    #[error(
+        "\"{0}\" is not a method; write upper-case names joined by commas without blanks, such as GET,POST, or ANY"
+    )]
+    Method(String),
+    #[error("{0} cannot be forwarded; leave it out")]
+    MethodForbidden(String),
+    #[error("{0} is listed twice; write it once")]
+    MethodRepeated(String),
+    #[error("write a method, a blank and a path that starts with /, such as \"GET /api/v1/query\"")]
+    NoPath,
+    #[error(
+        "\"{0}\" is not a parameter; write a whole segment such as {{name}} of a-z, 0-9 and _, or {{*rest}} at the end"
+    )]
+    Parameter(String),
+    #[error("parameter {0} is there twice; give each its own name")]
+    ParameterRepeated(String),
+    #[error("{{*{0}}} covers all that follows; write it last")]
+    RestNotLast(String),
+    #[error("a segment has at most {LITERAL_BYTES_MAX} bytes; write {{name}} for it")]
+    SegmentTooLong,
+    #[error("a path has at most {SEGMENTS_MAX} segments; write {{*rest}} for what follows")]
+    TooManySegments,
+    #[error("\"{0}\" is not a wildcard here; write {{name}} for one segment, {{*rest}} for all that follow")]
+    Wildcard(String),
+}
+
+impl Pattern {
+    /// Reads `METHOD[,METHOD] [host]/path`. Literal text is written decoded and matched with regard to case.
+    ///
+    /// # Errors
+    /// [`PatternError`] for what is malformed or could never match.
+    pub fn parse(line: &str) -> Result<Self, PatternError> {
+        let (methods, target) = line.trim().split_once(' ').ok_or(PatternError::NoPath)?;
+        let methods = Methods::parse(methods)?;
+        let (host, path) = target.trim_start().split_once('/').ok_or(PatternError::NoPath)?;
+        let host = if host.is_empty() { None } else { Some(parse_host(host)?) };
+        Ok(Self { methods, host, segments: parse_segments(path)? })
+    }
+
+    /// Whether the key is read from a `{credential}` segment of the path.
+    pub fn has_credential(&self) -> bool {
+        self.credential_position().is_some()
+    }
+
+    /// Whether every path that this covers is `prefix` or below it.
+    pub fn is_within(&self, prefix: &str) -> bool {
+        let prefix = prefix.trim_matches('/');
+        let mut own = self.segments.iter();
+        prefix.is_empty()
+            || prefix.split('/').all(|part| matches!(own.next(), Some(Segment::Literal(text)) if **text == *part))
+    }
+
+    /// Which segment, counted from 0, carries the key.
+    pub(super) fn credential_position(&self) -> Option<usize> {
+        self.segments.iter().position(|segment| matches!(segment, Segment::Parameter(name) if **name == *CREDENTIAL))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.methods {
+            Methods::Any => f.write_str("ANY ")?,
+            Methods::Listed(methods) => write!(f, "{} ", methods.join(","))?,
+        }
+        f.write_str(self.host.as_deref().unwrap_or_default())?;
+        self.segments.iter().try_for_each(|segment| match segment {
+            Segment::Literal(text) => write!(f, "/{text}"),
+            Segment::Parameter(name) => write!(f, "/{{{name}}}"),
+            Segment::Rest(name) => write!(f, "/{{*{name}}}"),
+        })
+    }
+}
+
+impl Methods {
+    fn parse(list: &str) -> Result<Self, PatternError> {
+        if list == "ANY" {
+            return Ok(Self::Any);
+        }
+        let mut methods: Vec<Box<str>> = Vec::new();
+        for method in list.split(',') {
+            check_method(method)?;
+            if methods.iter().any(|other| **other == *method) {
+                return Err(PatternError::MethodRepeated(method.to_owned()));
+            }
+            methods.push(Box::from(method));
+        }
+        methods.sort_by(|a, b| method_order(a).cmp(&method_order(b)));
+        Ok(Self::Listed(methods))
+    }
+}
+
+/// The order in which methods are shown: the usual ones as people list them, then the others by name.
+pub(super) fn method_order(method: &str) -> (usize, &str) {
+    let rank = STANDARD_METHODS.iter().position(|standard| *standard == method);
+    (rank.unwrap_or(STANDARD_METHODS.len()), method)
+}
+
+fn check_method(method: &str) -> Result<(), PatternError> {
+    // RFC 9110 §5.6.2, token; but small letters are a slip, since methods have regard to case.
+    let is_token = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match method {
+        "ANY" => Err(PatternError::AnyAmongOthers),
+        "CONNECT" | "TRACE" => Err(PatternError::MethodForbidden(method.to_owned())),
+        _ if method.starts_with(|first: char| first.is_ascii_uppercase()) && method.bytes().all(is_token) => Ok(()),
+        _ => Err(PatternError::Method(method.to_owned())),
+    }
+}
+
+fn parse_host(text: &str) -> Result<Box<str>, PatternError> {
+    let name = text.to_ascii_lowercase();
+    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let address: Ipv6Addr = address.parse().map_err(|_| PatternError::Host(text.to_owned()))?;
+        return Ok(format!("[{address}]").into());
+    }
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !name.split('.').all(|label| !label.is_empty() && label.bytes().all(legal)) {
+        return Err(PatternError::Host(text.to_owned()));
+    }
+    Ok(name.into())
+}
+
+fn parse_segments(path: &str) -> Result<Vec<Segment>, PatternError> {
+    let segments: Vec<Segment> = path.split('/').map(parse_segment).collect::<Result<_, _>>()?;
+    if segments.len() > SEGMENTS_MAX {
+        return Err(PatternError::TooManySegments);
+    }
+    let mut names = BTreeSet::new();
+    for (index, segment) in segments.iter().enumerate() {
+        let last = index + 1 == segments.len();
+        match segment {
+            Segment::Literal(text) if text.is_empty() && !last => return Err(PatternError::EmptySegment),
+            Segment::Literal(_) => (),
+            Segment::Rest(name) if !last => return Err(PatternError::RestNotLast(name.to_string())),
+            Segment::Parameter(name) | Segment::Rest(name) => {
+                if !names.insert(name) {
+                    return Err(PatternError::ParameterRepeated(name.to_string()));
+                }
+            }
+        }
+    }
+    Ok(segments)
+}
+
+fn parse_segment(text: &str) -> Result<Segment, PatternError> {
+    if let Some(inside) = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        return parse_parameter(inside).ok_or_else(|| PatternError::Parameter(text.to_owned()))?;
+    }
+    if text.contains(['{', '}']) {
+        return Err(PatternError::Parameter(text.to_owned()));
+    }
+    // What other routers mean by these: taken as literal text, a guard would silently cover nothing.
+    if matches!(text, "*" | "**") || text.starts_with(':') {
+        return Err(PatternError::Wildcard(text.to_owned()));
+    }
+    if text == "." || text == ".." {
+        return Err(PatternError::DotSegment);
+    }
+    let illegal = |c: char| c.is_control() || matches!(c, '#' | '%' | ';' | '?' | '\\');
+    if let Some(character) = text.chars().find(|c| illegal(*c)) {
+        return Err(PatternError::LiteralCharacter(text.to_owned(), character));
+    }
+    if text.len() > LITERAL_BYTES_MAX {
+        return Err(PatternError::SegmentTooLong);
+    }
+    Ok(Segment::Literal(text.into()))
+}
+
+/// What stands between the braces; `None` when it is no name.
+fn parse_parameter(inside: &str) -> Option<Result<Segment, PatternError>> {
+    let name = inside.strip_prefix('*').unwrap_or(inside);
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if !name.bytes().all(legal) || !name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_') {
+        return None;
+    }
+    Some(match (inside.starts_with('*'), name) {
+        (true, CREDENTIAL) => Err(PatternError::CredentialRest),
+        (true, name) => Ok(Segment::Rest(name.into())),
+        (false, name) => Ok(Segment::Parameter(name.into())),
+    })
+}

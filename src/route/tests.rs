@@ -1,0 +1,444 @@
+//! What a path, a pattern and a table answer, as tables of cases.
+
+mod naive;
+
+use super::*;
+
+#[track_caller]
+fn check_path(raw: &str, expected: Result<(), PathError>) {
+    assert_eq!(Path::parse(raw).map(|path| assert_eq!(path.raw(), raw)), expected, "{raw}");
+}
+
+#[test]
+fn ordinary_path_is_read_as_it_is() {
+    for raw in [
+        "/",
+        "/api/v1/query",
+        "/api/v1/query/",
+        "/API/V1",
+        "/api/v1/query.",
+        "/.well-known/x..y/...",
+        "/metrics/job/a@b:c=d~e_f-g",
+        "/metrics/job@base64/c29tZS9qb2I=",
+        "/metrics/job/a%20b/instance/%C3%A9%e2%82%ac%F0%9F%98%80",
+        "/a!$&'()*+,b",
+        "/a%3Fb%23c%5B%5D%22%3C%3E%5E%60%7B%7C%7D",
+        "/%40%3A%3D%26",
+    ] {
+        check_path(raw, Ok(()));
+        let path = Path::parse(raw).unwrap();
+        assert!(!path.has_encoded_slash() && !path.has_semicolon(), "{raw}");
+    }
+}
+
+#[test]
+fn hostile_path_is_refused() {
+    use PathError::*;
+    let refused = |error: PathError, paths: &[&str]| paths.iter().for_each(|raw| check_path(raw, Err(error)));
+    refused(NotAbsolute, &["", "x", "api/v1/query", "*", "*/x", "?x", "http://t/api", "t:80", "%2Fapi", "\\x"]);
+    refused(
+        DotSegment,
+        &[
+            "/..",
+            "/.",
+            "/./x",
+            "/api/v1/query/../admin/x",
+            "/api/../api/v1/admin/x",
+            "/x/..",
+            "/open/..%2fapi/v1/admin/x",
+            "/open/..%2F",
+            "/api/keys/..%2f..%2fmetrics",
+            "/a%2F.%2Fb",
+            "/a%2F..",
+            "/a/..;/b",
+            "/a/.;x=1/b",
+            "/a/..%3Bx/b",
+        ],
+    );
+    refused(
+        EmptySegment,
+        &[
+            "//",
+            "///",
+            "//api/v1/admin/x",
+            "/api//v1/admin/x",
+            "/api/v1/admin//",
+            "/x//",
+            "/a/%2Fb",
+            "/%2Fa",
+            "/a%2F%2Fb",
+            "/a%2F/b",
+            "/;/a",
+            "/a/;x=1/b",
+        ],
+    );
+    refused(EncodedDot, &["/api/v1/query/%2e%2e/admin/x", "/%2E", "/.%2e/x", "/a%2Eb"]);
+    refused(EncodedBackslash, &["/a%5cb", "/..%5C..%5Cx"]);
+    refused(EncodedPercent, &["/%25", "/%252e%252e/", "/a%252Fb"]);
+    refused(EncodedUnreserved, &["/api/v1/%61dmin/x", "/%41", "/%7A", "/%30", "/%2d", "/%5F", "/%7e"]);
+    refused(ControlCharacter, &["/admin%00x", "/%00", "/a%09", "/a%0d%0aX:1", "/%1f", "/%7F", "/%c2%80", "/%C2%85"]);
+    refused(BadEscape, &["/%", "/%g1", "/%1", "/x%", "/%%41", "/%+1", "/%1 ", "/% 1"]);
+    refused(
+        NotText,
+        &[
+            "/%c0%ae%c0%ae/",
+            "/%c0%af",
+            "/%e0%80%af",
+            "/%ff",
+            "/%80",
+            "/%ed%a0%80",
+            "/%f4%90%80%80",
+            "/%c3",
+            "/%c3x",
+            "/%c3%28",
+            "/%e2%82/%ac",
+        ],
+    );
+    refused(
+        IllegalCharacter,
+        &[
+            "/a b", "/a\\b", "/a\"b", "/<", "/>", "/^", "/`", "/{x}", "/|", "/a#b", "/a?b", "/[::1]", "/é", "/a\u{7f}",
+            "/\0", "/a\tb", "/a\r\nb",
+        ],
+    );
+}
+
+#[test]
+fn encoded_slash_and_semicolon_are_flagged() {
+    let flags = |raw: &str| Path::parse(raw).map(|path| (path.has_encoded_slash(), path.has_semicolon()));
+    for raw in ["/api/v1%2fadmin/x", "/api%2Fv1/admin/x", "/a%2F"] {
+        assert_eq!(flags(raw), Ok((true, false)), "{raw}");
+    }
+    for raw in ["/a;b", "/api/v1/%3badmin", "/a/b%3B", "/a/;"] {
+        assert_eq!(flags(raw), Ok((false, true)), "{raw}");
+    }
+    assert_eq!(flags("/a%2Fb;c"), Ok((true, true)));
+}
+
+fn pattern(line: &str) -> Pattern {
+    Pattern::parse(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+#[test]
+fn pattern_is_shown_in_canonical_form() {
+    for (line, shown) in [
+        ("GET /", "GET /"),
+        ("GET /x/", "GET /x/"),
+        ("POST,GET /api/v1/query", "GET,POST /api/v1/query"),
+        ("ZAP,DELETE,MKCOL,HEAD /x", "HEAD,DELETE,MKCOL,ZAP /x"),
+        ("ANY API.Example.COM/{*rest}", "ANY api.example.com/{*rest}"),
+        ("GET [0:0::1]/{a}/{_b2}/", "GET [::1]/{a}/{_b2}/"),
+        ("  GET   /métrique/a b@c  ", "GET /métrique/a b@c"),
+        ("GET /p/{credential}/{monitor}", "GET /p/{credential}/{monitor}"),
+    ] {
+        assert_eq!(pattern(line).to_string(), shown);
+        assert_eq!(pattern(shown), pattern(line));
+    }
+}
+
+#[test]
+fn pattern_that_cannot_match_is_refused() {
+    use PatternError::*;
+    let check = |line: &str, expected: PatternError| assert_eq!(Pattern::parse(line), Err(expected), "{line}");
+    let text = str::to_owned;
+    for line in ["", "GET", "/x", "GET,POST", "GET x", "GET api.example.com", "GET *"] {
+        check(line, NoPath);
+    }
+    check("get /x", Method(text("get")));
+    check("GET, POST /x", Method(text("")));
+    check("GET,,POST /x", Method(text("")));
+    check("G(T /x", Method(text("G(T")));
+    check("* /x", Method(text("*")));
+    check("GET,ANY /x", AnyAmongOthers);
+    check("ANY,GET /x", AnyAmongOthers);
+    check("CONNECT /x", MethodForbidden(text("CONNECT")));
+    check("GET,TRACE /x", MethodForbidden(text("TRACE")));
+    check("GET,POST,GET /x", MethodRepeated(text("GET")));
+    check("GET a.example:80/x", Host(text("a.example:80")));
+    check("GET POST /x", Host(text("POST ")));
+    check("GET a..b/x", Host(text("a..b")));
+    check("GET *.example/x", Host(text("*.example")));
+    check("GET [::g]/x", Host(text("[::g]")));
+    check("GET http://a/x", Host(text("http:")));
+    check("GET /a//b", EmptySegment);
+    check("GET //", EmptySegment);
+    check("GET /a/../b", DotSegment);
+    check("GET /.", DotSegment);
+    check("GET /a?b=c", LiteralCharacter(text("a?b=c"), '?'));
+    check("GET /a%20b", LiteralCharacter(text("a%20b"), '%'));
+    check("GET /a#b", LiteralCharacter(text("a#b"), '#'));
+    check("GET /a;b", LiteralCharacter(text("a;b"), ';'));
+    check("GET /a\\b", LiteralCharacter(text("a\\b"), '\\'));
+    check("GET /a\tb", LiteralCharacter(text("a\tb"), '\t'));
+    check("GET /x/*", Wildcard(text("*")));
+    check("GET /x/**", Wildcard(text("**")));
+    check("GET /x/:id", Wildcard(text(":id")));
+    for segment in ["{}", "{*}", "{A}", "{1a}", "{a-b}", "{a", "a}", "x{a}", "{a}x", "{a}{b}", "{rest*}", "{**a}"] {
+        check(&format!("GET /x/{segment}"), Parameter(text(segment)));
+    }
+    check("GET /{a}/{a}", ParameterRepeated(text("a")));
+    check("GET /{a}/{*a}", ParameterRepeated(text("a")));
+    check("GET /{credential}/{credential}", ParameterRepeated(text("credential")));
+    check("GET /x/{*credential}", CredentialRest);
+    check("GET /{*rest}/x", RestNotLast(text("rest")));
+    check("GET /{*rest}/", RestNotLast(text("rest")));
+    check(&format!("GET /{}", "a".repeat(256)), SegmentTooLong);
+    check(&format!("GET {}", "/a".repeat(65)), TooManySegments);
+}
+
+#[test]
+fn pattern_is_within_a_prefix_only_as_a_whole() {
+    for (line, within) in [
+        ("GET /api/keys", true),
+        ("GET /api/keys/", true),
+        ("ANY /api/keys/{*rest}", true),
+        ("PUT a.example/api/keys/{id}/x", true),
+        ("GET /api/keysets", false),
+        ("GET /api/{x}", false),
+        ("GET /api/{*rest}", false),
+        ("GET /api", false),
+        ("GET /{*rest}", false),
+    ] {
+        assert_eq!(pattern(line).is_within("/api/keys"), within, "{line}");
+        assert_eq!(pattern(line).is_within("/api/keys/"), within, "{line}");
+    }
+    assert!(pattern("GET /x").is_within("/"));
+}
+
+fn table<'l>(lines: &[&'l str]) -> Table<&'l str> {
+    Table::build(lines.iter().map(|line| (pattern(line), *line)).collect()).unwrap()
+}
+
+/// `target` is `METHOD /path`, or `METHOD host/path`; `expected` is the line found, `405 ALLOW`, or `404`.
+#[track_caller]
+fn check(table: &Table<&str>, target: &str, expected: &str) {
+    let (method, target) = target.split_once(' ').unwrap();
+    let (host, path) = target.split_at(target.find('/').unwrap());
+    let host = Some(host).filter(|host| !host.is_empty());
+    let answer = match table.find(host, &Path::parse(path).unwrap(), method) {
+        Found::Line { line, .. } => (*line).to_owned(),
+        Found::MethodNotAllowed { allow } => format!("405 {allow}"),
+        Found::Nothing => "404".to_owned(),
+    };
+    assert_eq!(answer, expected, "{method} {target}");
+}
+
+#[test]
+fn most_specific_path_wins() {
+    let table = table(&[
+        "GET /{*rest}",
+        "GET /api/{*rest}",
+        "GET /api/v1/{name}",
+        "GET /api/v1/query",
+        "GET /api/v1/query/{*rest}",
+        "GET /api/{version}/query/exact",
+        "GET /api/v1/admin/{*rest}",
+        "GET /a/{x}/c/d",
+        "GET /a/b/{y}/e",
+        "GET /slash/",
+        "GET /",
+    ]);
+    for (target, expected) in [
+        ("GET /", "GET /"),
+        ("GET /x", "GET /{*rest}"),
+        ("GET /api", "GET /api/{*rest}"),
+        ("GET /api/", "GET /api/{*rest}"),
+        ("GET /api/v1", "GET /api/{*rest}"),
+        ("GET /api/v1/", "GET /api/{*rest}"),
+        ("GET /api/v1/query", "GET /api/v1/query"),
+        ("GET /api/v1/query/", "GET /api/v1/query/{*rest}"),
+        ("GET /api/v1/query/a/b", "GET /api/v1/query/{*rest}"),
+        ("GET /api/v1/query/exact", "GET /api/v1/query/{*rest}"),
+        ("GET /api/v2/query/exact", "GET /api/{version}/query/exact"),
+        ("GET /api/v1/querys", "GET /api/v1/{name}"),
+        ("GET /api/v1/Query", "GET /api/v1/{name}"),
+        ("GET /api/v1/query.", "GET /api/v1/{name}"),
+        ("GET /api/v1/query%20", "GET /api/v1/{name}"),
+        ("GET /API/v1/query", "GET /{*rest}"),
+        ("GET /api/v1/admin", "GET /api/v1/admin/{*rest}"),
+        ("GET /api/v1/admin/", "GET /api/v1/admin/{*rest}"),
+        ("GET /api/v1/admin/x", "GET /api/v1/admin/{*rest}"),
+        ("GET /api/v1/administrator", "GET /api/v1/{name}"),
+        ("GET /a/b/c/e", "GET /a/b/{y}/e"),
+        ("GET /a/b/c/d", "GET /a/{x}/c/d"),
+        ("GET /a/b/c/f", "GET /{*rest}"),
+        ("GET /slash/", "GET /slash/"),
+        ("GET /slash", "GET /{*rest}"),
+    ] {
+        check(&table, target, expected);
+    }
+}
+
+#[test]
+fn exact_line_does_not_cover_a_trailing_slash() {
+    let table = table(&["GET /x", "GET /y/{a}", "GET /z/"]);
+    check(&table, "GET /x/", "404");
+    check(&table, "GET /y/", "404");
+    check(&table, "GET /y/1/", "404");
+    check(&table, "GET /z", "404");
+    check(&table, "GET /", "404");
+}
+
+#[test]
+fn literal_is_matched_decoded() {
+    let table = table(&["GET /a b@c", "GET /é/{x}", "GET /deep/{*rest}"]);
+    check(&table, "GET /a%20b@c", "GET /a b@c");
+    check(&table, "GET /a%20b%40c", "GET /a b@c");
+    check(&table, "GET /%c3%A9/%2A", "GET /é/{x}");
+    check(&table, &format!("GET /{}", "%20".repeat(300)), "404");
+}
+
+#[test]
+fn path_decides_before_the_method() {
+    let table = table(&[
+        "GET,POST /q",
+        "ANY /{*rest}",
+        "GET /h",
+        "HEAD /h",
+        "POST /any",
+        "ANY /any",
+        "PURGE /cache",
+        "OPTIONS /o",
+        "GET /get",
+        "ANY /get",
+    ]);
+    for (target, expected) in [
+        ("GET /q", "GET,POST /q"),
+        ("HEAD /q", "GET,POST /q"),
+        ("DELETE /q", "405 GET, HEAD, POST"),
+        ("OPTIONS /q", "405 GET, HEAD, POST"),
+        ("FOO /q", "405 GET, HEAD, POST"),
+        ("get /q", "405 GET, HEAD, POST"),
+        ("HEAD /h", "HEAD /h"),
+        ("GET /h", "GET /h"),
+        ("POST /any", "POST /any"),
+        ("GET /any", "ANY /any"),
+        ("FOO /any", "ANY /any"),
+        ("post /any", "405 GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("TRACE /any", "405 GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("CONNECT /any", "405 GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("PURGE /cache", "PURGE /cache"),
+        ("HEAD /cache", "405 PURGE"),
+        ("GET /o", "405 OPTIONS"),
+        ("HEAD /get", "GET /get"),
+        ("PUT /get", "ANY /get"),
+        ("PUT /elsewhere", "ANY /{*rest}"),
+    ] {
+        check(&table, target, expected);
+    }
+}
+
+#[test]
+fn lines_of_the_host_answer_alone() {
+    let table = table(&[
+        "GET a.example/x",
+        "POST /x",
+        "GET b.example/{*rest}",
+        "ANY /{*rest}",
+        "GET [::1]/x",
+        "GET only.example/api/secret",
+        "GET /api/{name}",
+    ]);
+    for (target, expected) in [
+        ("GET a.example/x", "GET a.example/x"),
+        ("GET A.Example/x", "GET a.example/x"),
+        ("GET a.example./x", "GET a.example/x"),
+        ("POST a.example/x", "405 GET, HEAD"),
+        ("POST c.example/x", "POST /x"),
+        ("POST /x", "POST /x"),
+        ("GET /x", "405 POST"),
+        ("GET [::1]/x", "GET [::1]/x"),
+        ("GET b.example/y", "GET b.example/{*rest}"),
+        ("POST b.example/y", "405 GET, HEAD"),
+        ("POST b.example/x", "POST /x"),
+        ("GET c.example/y", "ANY /{*rest}"),
+        ("GET only.example/api/secret", "GET only.example/api/secret"),
+        ("GET c.example/api/secret", "GET /api/{name}"),
+    ] {
+        check(&table, target, expected);
+    }
+}
+
+#[test]
+fn encoded_slash_stays_inside_its_segment() {
+    let table = table(&[
+        "GET /rules/{namespace}/{group}",
+        "GET /api/{*rest}",
+        "GET /api/v1/admin/{*rest}",
+        "GET /projects/{*rest}",
+        "GET /rules/a/b/c",
+    ]);
+    check(&table, "GET /rules/a%2Fb/c", "GET /rules/{namespace}/{group}");
+    check(&table, "GET /rules/a%2fb%2fc", "404");
+    check(&table, "GET /projects/a%2Fb/files/c%2Fd", "GET /projects/{*rest}");
+    check(&table, "GET /projects%2Fa", "404");
+}
+
+#[test]
+fn broad_line_does_not_grant_what_an_upstream_may_read_as_a_guarded_path() {
+    let table = table(&["GET /api/{*rest}", "GET /api/v1/admin/{*rest}", "GET /t/{name}", "GET /t/secret"]);
+    for target in [
+        "GET /api/v1%2fadmin/x",
+        "GET /api%2Fv1/admin/x",
+        "GET /api/v1%2Fadmin",
+        "GET /api/v1;a=b/admin/x",
+        "GET /api/v1/admin;x",
+        "GET /api/v1/admin%3Bx",
+        "GET /api/v1;/admin%2Fx",
+        "GET /t/secret;a",
+        "GET /t/;a",
+    ] {
+        check(&table, target, "404");
+    }
+    check(&table, "GET /api/v1/other;a=b/admin", "GET /api/{*rest}");
+    check(&table, "GET /api/v1/admin/x;y", "GET /api/v1/admin/{*rest}");
+    check(&table, "GET /t/open;a", "GET /t/{name}");
+}
+
+#[test]
+fn credential_segment_is_located_in_the_raw_path() {
+    let table = table(&["GET /p/{credential}/{monitor}", "POST /{a}/{b}", "GET /{credential}", "GET /c/{credential}"]);
+    let located = |raw: &'static str, method: &str| match table.find(None, &Path::parse(raw).unwrap(), method) {
+        Found::Line { credential, .. } => credential.map(|range| &raw[range]),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(located("/p/KEY/mon%20itor", "GET"), Some("KEY"));
+    assert_eq!(located("/p%40/x", "POST"), None);
+    assert_eq!(located("/KEY", "GET"), Some("KEY"));
+    assert_eq!(located("/c/a%20b", "GET"), Some("a%20b"));
+}
+
+#[track_caller]
+fn check_conflicts(lines: &[&str], expected: &[(usize, usize)]) {
+    let lines = lines.iter().map(|line| (pattern(line), ())).collect();
+    let conflicts = Table::build(lines).err().unwrap_or_default();
+    let pairs: Vec<(usize, usize)> = conflicts.iter().map(|conflict| (conflict.first, conflict.second)).collect();
+    assert_eq!(pairs, expected, "{conflicts:?}");
+}
+
+#[test]
+fn lines_for_the_same_requests_conflict() {
+    check_conflicts(&["GET /a/{x}", "GET /b", "GET /a/{y}"], &[(0, 2)]);
+    check_conflicts(&["GET,POST /a", "POST,PUT /a", "PUT /a"], &[(0, 1), (1, 2)]);
+    check_conflicts(&["ANY /a", "ANY /a"], &[(0, 1)]);
+    check_conflicts(&["GET /a/{*x}", "GET /a/{*y}"], &[(0, 1)]);
+    check_conflicts(&["GET h.example/a", "GET H.example/a"], &[(0, 1)]);
+    check_conflicts(&["GET /a", "HEAD /a", "ANY /a"], &[]);
+    check_conflicts(&["GET h.example/a", "GET /a", "GET i.example/a"], &[]);
+    check_conflicts(&["GET /a", "GET /a/", "GET /a/{*x}", "GET /a/{x}"], &[]);
+}
+
+#[test]
+fn empty_table_finds_nothing() {
+    check(&Table::default(), "GET /", "404");
+}
+
+#[test]
+fn line_that_no_path_is_left_for_conflicts() {
+    check_conflicts(&["GET /a/{*rest}", "GET /a", "GET /a/", "GET /a/{x}/{*y}"], &[(3, 0)]);
+    check_conflicts(&["GET /", "ANY /{x}/{*y}", "GET,POST /{*rest}"], &[(1, 2)]);
+    check_conflicts(&["GET /", "GET /{x}", "GET /{x}/", "GET /{x}/{y}/{*z}", "GET /{*rest}"], &[(3, 4)]);
+    check_conflicts(&["GET h.example/{*rest}", "GET /", "GET /{x}/{*y}"], &[(2, 0)]);
+    check_conflicts(&["GET /{*rest}", "GET h.example/", "GET /{x}/{*y}"], &[]);
+    check_conflicts(&["GET /a/{*rest}", "GET /a", "GET /a/{x}/{*y}"], &[]);
+}

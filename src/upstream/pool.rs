@@ -1,0 +1,110 @@
+//! Idle connections of one upstream: last in, first out, a shelf for each worker.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1::SendRequest;
+
+use super::Upstream;
+use crate::http::framing::UpstreamState;
+
+pub(super) struct Connection<B> {
+    pub(super) sender: SendRequest<B>,
+    pub(super) state: UpstreamState,
+}
+
+struct Idle<B> {
+    connection: Connection<B>,
+    since: Instant,
+}
+
+struct Shelf<B> {
+    idle: Vec<Idle<B>>,
+    /// Whether a [`sweep`] of this shelf is running.
+    swept: bool,
+}
+
+/// One shelf a worker. A shelf's lock is taken by its own worker's thread alone, so it never waits.
+pub(super) struct Pools<B>(Vec<Mutex<Shelf<B>>>);
+
+impl<B> Pools<B> {
+    pub(super) fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Mutex::new(Shelf { idle: Vec::new(), swept: false })).collect())
+    }
+
+    /// The connection that was used last and can take a request now. Closed and stale ones on the way are dropped.
+    pub(super) fn take(&self, worker: usize, idle_timeout: Duration) -> Option<Connection<B>> {
+        let idle = &mut self.shelf(worker).idle;
+        let mut position = idle.len();
+        while position > 0 {
+            position -= 1;
+            let candidate = &idle[position];
+            if candidate.connection.sender.is_closed() || candidate.since.elapsed() > idle_timeout {
+                idle.remove(position);
+            } else if candidate.connection.sender.is_ready() {
+                return Some(idle.remove(position).connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request; the oldest one makes room when there are `max`. Returns whether the
+    /// shelf needs somebody to sweep it.
+    fn put(&self, worker: usize, connection: Connection<B>, max: usize) -> bool {
+        let mut shelf = self.shelf(worker);
+        if shelf.idle.len() >= max {
+            shelf.idle.remove(0);
+        }
+        shelf.idle.push(Idle { connection, since: Instant::now() });
+        !std::mem::replace(&mut shelf.swept, true)
+    }
+
+    /// Drops what has been unused for `idle_timeout`. Returns whether anything is left.
+    fn prune(&self, worker: usize, idle_timeout: Duration) -> bool {
+        let mut shelf = self.shelf(worker);
+        shelf.idle.retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() <= idle_timeout);
+        shelf.swept = !shelf.idle.is_empty();
+        shelf.swept
+    }
+
+    fn shelf(&self, worker: usize) -> MutexGuard<'_, Shelf<B>> {
+        // A shelf is whole after any panic: every change to it is one call.
+        self.0[worker % self.0.len()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection whose response body is still being read. Dropped without [`Lease::finish`], the connection closes.
+pub struct Lease<B> {
+    upstream: Arc<Upstream<B>>,
+    worker: usize,
+    connection: Connection<B>,
+}
+
+impl<B: Send + 'static> Lease<B> {
+    pub(super) fn new(upstream: Arc<Upstream<B>>, worker: usize, connection: Connection<B>) -> Self {
+        Self { upstream, worker, connection }
+    }
+
+    /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
+    pub fn finish(self) {
+        if self.connection.sender.is_closed() || !self.connection.state.is_clean() {
+            return;
+        }
+        let max = usize::try_from(self.upstream.settings.idle_max.get()).unwrap_or(usize::MAX);
+        if self.upstream.pools.put(self.worker, self.connection, max) {
+            let idle_timeout = self.upstream.settings.idle_timeout;
+            tokio::spawn(sweep(Arc::downgrade(&self.upstream), self.worker, idle_timeout));
+        }
+    }
+}
+
+/// Drops stale connections of one shelf until it is empty or the upstream is gone.
+async fn sweep<B: Send + 'static>(upstream: Weak<Upstream<B>>, worker: usize, idle_timeout: Duration) {
+    loop {
+        tokio::time::sleep(idle_timeout / 2).await;
+        let Some(upstream) = upstream.upgrade() else { return };
+        if !upstream.pools.prune(worker, idle_timeout) {
+            return;
+        }
+    }
+}
