@@ -78,7 +78,7 @@ impl Admin {
     /// # Errors
     /// The [`Refusal`] to send instead. Nothing has changed then, but that [`Refusal::StoreUnavailable`] says so little.
     pub async fn answer(&self, call: Call) -> Result<Response<Bytes>, Refusal> {
-        let operation = self.operation(&call.parts)?;
+        let operation = operation(&self.mount, call.parts.method.as_str(), call.parts.uri.path())?;
         if operation.is_change() {
             browser::refuse_cross_site(&call.parts.headers)?;
         }
@@ -96,17 +96,6 @@ impl Admin {
             return Ok(without_body(response));
         }
         Ok(response)
-    }
-
-    fn operation<'p>(&self, parts: &'p Parts) -> Result<Operation<'p>, Refusal> {
-        let below = parts.uri.path().strip_prefix(self.mount.as_str()).ok_or(Refusal::RouteUnknown)?;
-        let method = parts.method.as_str();
-        let key = match below.strip_prefix('/') {
-            None if below.is_empty() => return collection_operation(method),
-            Some(key) if !key.is_empty() && !key.contains('/') => key,
-            _ => return Err(Refusal::RouteUnknown),
-        };
-        if key == CALLER { caller_operation(method) } else { item_operation(method, key) }
     }
 
     async fn list(&self, call: &Call) -> Result<Response<Bytes>, Refusal> {
@@ -194,6 +183,24 @@ impl From<Unavailable> for Refusal {
     fn from(_: Unavailable) -> Self {
         Self::StoreUnavailable
     }
+}
+
+/// The scope that a call needs; `None` where any key will do.
+///
+/// # Errors
+/// The [`Refusal`] of a call that there is not.
+pub(crate) fn scope_needed(mount: &MountPath, method: &str, path: &str) -> Result<Option<&'static str>, Refusal> {
+    operation(mount, method, path).map(|operation| operation.scope())
+}
+
+fn operation<'p>(mount: &MountPath, method: &str, path: &'p str) -> Result<Operation<'p>, Refusal> {
+    let below = path.strip_prefix(mount.as_str()).ok_or(Refusal::RouteUnknown)?;
+    let key = match below.strip_prefix('/') {
+        None if below.is_empty() => return collection_operation(method),
+        Some(key) if !key.is_empty() && !key.contains('/') => key,
+        _ => return Err(Refusal::RouteUnknown),
+    };
+    if key == CALLER { caller_operation(method) } else { item_operation(method, key) }
 }
 
 fn collection_operation<'p>(method: &str) -> Result<Operation<'p>, Refusal> {

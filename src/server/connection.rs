@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use super::drain::Draining;
 use super::exchange::{Exchange, Handler};
 use super::guard::Guarded;
 use super::settings::Client;
-use super::watch::{Moment, Watch};
+use super::watch::{Moment, Phase, Watch};
 
 /// hyper, set up once for all connections of a listener.
 pub(super) fn protocol(client: &Client) -> http1::Builder {
@@ -77,12 +77,12 @@ pub(super) async fn serve_connection<H: Handler>(
         }
         loop {
             // Whoever still waits in the handler or in a response body says so again when it is polled.
-            watch.clear(super::watch::Phase::Request);
+            watch.clear(Phase::Request);
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
             let silence_ends = silence.deadline(&watch);
-            std::task::ready!(poll_alarm(alarm.as_mut(), cx, &watch, silence_ends));
+            ready!(poll_alarm(alarm.as_mut(), cx, &watch, silence_ends));
             if silence_ends.is_some_and(|deadline| watch.has_expired(deadline)) {
                 // Nothing is in flight, so this closes at once.
                 connection.as_mut().graceful_shutdown();
@@ -109,9 +109,9 @@ fn poll_alarm(
         if due < alarm.deadline() {
             alarm.as_mut().reset(due);
         }
-        std::task::ready!(alarm.as_mut().poll(cx));
+        ready!(alarm.as_mut().poll(cx));
         let now = Instant::now();
-        watch.fire(watch.moment(now));
+        watch.fire(now);
         alarm.as_mut().reset(tokio::time::Instant::from_std(now + ALARM_OFF));
         if watch.has_expired(next) {
             return Poll::Ready(());

@@ -15,7 +15,10 @@ use crate::http::framing::Malformed;
 
 /// Answers requests. Cloned for each of them.
 pub trait Handler: Clone + Send + Sync + 'static {
-    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static;
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
 
     /// Dropped when the client goes away.
     fn handle(

@@ -47,7 +47,7 @@ pub struct Context {
 /// When the listener cannot be registered with the runtime.
 pub async fn serve<H: Handler>(listener: std::net::TcpListener, handler: H, context: Context) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let mut loop_ = AcceptLoop {
+    let mut acceptor = AcceptLoop {
         protocol: Arc::new(connection::protocol(&context.client)),
         client: Arc::new(context.client),
         slots: context.slots,
@@ -57,9 +57,9 @@ pub async fn serve<H: Handler>(listener: std::net::TcpListener, handler: H, cont
         connections: JoinSet::new(),
         last_warning: None,
     };
-    loop_.run(&listener).await;
+    acceptor.run(&listener).await;
     drop(listener);
-    loop_.finish(context.drain_timeout).await;
+    acceptor.finish(context.drain_timeout).await;
     Ok(())
 }
 

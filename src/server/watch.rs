@@ -1,7 +1,7 @@
 //! What one connection is waiting for and until when, shared by its guard, its handler and its timer.
 //!
 //! All of them run in the connection's own task, so the atomics are for `Send` and never contend. Times are whole
-//! milliseconds since the connection was accepted, rounded up, so that a deadline is never early.
+//! milliseconds since the connection was accepted; deadlines are rounded up and the present down, so that none is early.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,8 +88,9 @@ impl Watch {
         deadline.0 <= self.fired.load(Ordering::Relaxed)
     }
 
-    pub(super) fn fire(&self, now: Moment) {
-        self.fired.store(now.0, Ordering::Relaxed);
+    pub(super) fn fire(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.epoch);
+        self.fired.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The first deadline that has not expired yet.

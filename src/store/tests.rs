@@ -149,7 +149,7 @@ fn log_tells_what_changed_in_order_and_keeps_the_newest() {
         };
         assert_eq!(revisions(0, 10), [6, 7, 8, 9]);
         assert_eq!(revisions(7, 1), [8]);
-        assert_eq!(revisions(u64::MAX, 10), []);
+        assert!(revisions(u64::MAX, 10).is_empty());
     });
 }
 

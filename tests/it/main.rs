@@ -2,11 +2,15 @@
 
 mod harness;
 
+mod admin;
 mod admission;
+mod config;
 mod forwarding;
 mod hostile;
 mod layout;
 mod limits;
 mod operations;
+mod presets;
 mod process;
 mod real_clients;
+mod spec;

@@ -25,10 +25,10 @@ pub(super) fn line(bytes: &[u8]) -> Result<Line<'_>, Malformed> {
         [b' ' | b'\t', ..] => return Err(Malformed::FieldFolded),
         _ => {}
     }
-    let name_len = token_len(bytes);
+    let name_len = token_len(&bytes[..bytes.len().min(NAME_BYTES_MAX + 1)]);
     match bytes.get(name_len) {
         None => return Ok(Line::Partial),
-        Some(b':') if name_len > 0 => {}
+        Some(b':') if (1..=NAME_BYTES_MAX).contains(&name_len) => {}
         Some(_) => return Err(Malformed::FieldName),
     }
     let (name, after) = (&bytes[..name_len], &bytes[name_len + 1..]);
@@ -42,6 +42,9 @@ pub(super) fn line(bytes: &[u8]) -> Result<Line<'_>, Malformed> {
         _ => Err(Malformed::FieldValue),
     }
 }
+
+/// Bounds what is scanned again when a name arrives byte by byte; the longest registered name has 46 bytes.
+const NAME_BYTES_MAX: usize = 256;
 
 /// Length of the token that `bytes` start with.
 pub(super) fn token_len(bytes: &[u8]) -> usize {
@@ -71,7 +74,20 @@ pub(super) fn is_token(byte: u8) -> bool {
             table[byte] = character.is_ascii_alphanumeric()
                 || matches!(
                     character,
-                    b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+                    b'!' | b'#'
+                        | b'$'
+                        | b'%'
+                        | b'&'
+                        | b'\''
+                        | b'*'
+                        | b'+'
+                        | b'-'
+                        | b'.'
+                        | b'^'
+                        | b'_'
+                        | b'`'
+                        | b'|'
+                        | b'~'
                 );
             byte += 1;
         }

@@ -137,14 +137,19 @@ impl Malformed {
 
     /// What was wrong with the body whose reading ended in `error`; `None` when the connection itself failed.
     pub fn of_body(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            if let Some(malformed) = wrapped.and_then(|inner| inner.downcast_ref::<Self>()) {
-                return Some(*malformed);
-            }
-            next = error.source();
-        }
-        None
+        find(error)
     }
+}
+
+/// The violation that an I/O error somewhere in the chain of `error` holds.
+pub(super) fn find<V: std::error::Error + Copy + 'static>(error: &(dyn std::error::Error + 'static)) -> Option<V> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(violation) = wrapped.and_then(|inner| inner.downcast_ref::<V>()) {
+            return Some(*violation);
+        }
+        next = error.source();
+    }
+    None
 }

@@ -54,9 +54,13 @@ impl Rules for Requests {
     type Violation = Malformed;
 
     fn advance(&mut self, bytes: &mut [u8]) -> Result<Progress, Malformed> {
-        if let (State::Head(_), [b'\r', b'\n', ..], false) = (&self.state, &*bytes, self.empty_line_seen) {
-            self.empty_line_seen = true;
-            return Ok(Progress { pass: 0, skip: 2 });
+        match (&self.state, &*bytes) {
+            (State::Head(_), [b'\r']) if !self.empty_line_seen => return Ok(Progress { pass: 0, skip: 0 }),
+            (State::Head(_), [b'\r', b'\n', ..]) if !self.empty_line_seen => {
+                self.empty_line_seen = true;
+                return Ok(Progress { pass: 0, skip: 2 });
+            }
+            _ => {}
         }
         let mut pass = 0;
         while pass < bytes.len() {
@@ -154,13 +158,7 @@ impl Head {
         }
     }
 
-    fn note(
-        &mut self,
-        name: &[u8],
-        value: &[u8],
-        version: Version,
-        limits: &RequestLimits,
-    ) -> Result<(), Malformed> {
+    fn note(&mut self, name: &[u8], value: &[u8], version: Version, limits: &RequestLimits) -> Result<(), Malformed> {
         self.fields += 1;
         if self.fields > limits.fields_max {
             return Err(Malformed::FieldsTooMany);
@@ -193,7 +191,7 @@ const DISARMED: &[u8] = b"trailer";
 
 /// Length and version of the request line; `None` while it is not complete.
 fn request_line(bytes: &[u8], target_bytes_max: usize) -> Result<Option<(usize, Version)>, Malformed> {
-    let method_len = token_len(bytes);
+    let method_len = token_len(&bytes[..bytes.len().min(METHOD_BYTES_MAX + 1)]);
     match bytes.get(method_len) {
         None => return Ok(None),
         Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method_len) => {}
@@ -209,7 +207,8 @@ fn request_line(bytes: &[u8], target_bytes_max: usize) -> Result<Option<(usize, 
         Some(b' ' | b'\r' | b'\n' | b'\t') => return Err(Malformed::RequestLine),
         Some(_) => return Err(Malformed::TargetForm),
     }
-    let target_len = target.iter().take(target_bytes_max.saturating_add(1)).take_while(|byte| is_target(**byte)).count();
+    let target_len =
+        target.iter().take(target_bytes_max.saturating_add(1)).take_while(|byte| is_target(**byte)).count();
     if target_len > target_bytes_max {
         return Err(Malformed::TargetTooLong);
     }

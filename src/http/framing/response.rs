@@ -4,7 +4,7 @@ use super::chunked::Chunked;
 use super::field::{Line, line, value_len};
 use super::lengths::{Lengths, Version};
 use super::upstream::{Expected, UpstreamState};
-use super::{Body, Malformed, Progress, Rules};
+use super::{Body, Malformed, Progress, Rules, malformed};
 
 /// RFC 9110 §15.2 sets no bound on interim responses; nobody needs more.
 const INTERIM_MAX: usize = 16;
@@ -28,6 +28,13 @@ pub enum BadResponse {
     Switched,
 }
 
+impl BadResponse {
+    /// What was wrong with the response that ended in `error`; `None` when the connection itself failed.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        malformed::find(error)
+    }
+}
+
 impl From<Malformed> for BadResponse {
     fn from(malformed: Malformed) -> Self {
         Self::Message(malformed)
@@ -49,6 +56,8 @@ pub(super) struct Responses {
     announced: UpstreamState,
     interim: usize,
     reusable: bool,
+    /// What was found behind bytes that had to pass first; nothing is judged after it.
+    broken: Option<BadResponse>,
 }
 
 enum State {
@@ -61,7 +70,7 @@ enum State {
 
 impl Responses {
     pub(super) fn new(limits: ResponseLimits, announced: UpstreamState) -> Self {
-        Self { limits, state: State::Idle, announced, interim: 0, reusable: true }
+        Self { limits, state: State::Idle, announced, interim: 0, reusable: true, broken: None }
     }
 }
 
@@ -70,22 +79,21 @@ impl Rules for Responses {
 
     fn advance(&mut self, bytes: &mut [u8]) -> Result<Progress, BadResponse> {
         let mut pass = 0;
-        while pass < bytes.len() {
+        while pass < bytes.len() && self.broken.is_none() {
             match self.step(&bytes[pass..]) {
                 Ok(0) => break,
                 Ok(step) => pass += step,
-                Err(_) if pass > 0 => {
+                Err(bad) => {
                     // At once, not when the rest is read: until then the pool may ask.
                     self.announced.spoil();
-                    break;
-                }
-                Err(bad) => {
-                    self.announced.spoil();
-                    return Err(bad);
+                    self.broken = Some(bad);
                 }
             }
         }
-        Ok(Progress { pass, skip: 0 })
+        match self.broken {
+            Some(bad) if pass == 0 => Err(bad),
+            _ => Ok(Progress { pass, skip: 0 }),
+        }
     }
 }
 

@@ -39,7 +39,7 @@ const HEAD_AND_BODY: u8 = 1;
 const HEAD_ONLY: u8 = 2;
 
 impl UpstreamState {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(Shared {
             expected: AtomicU8::new(NOTHING),
             is_clean: AtomicBool::new(true),
@@ -72,6 +72,10 @@ impl UpstreamState {
             HEAD_ONLY => Some(Expected::HeadOnly),
             _ => None,
         }
+    }
+
+    pub(super) fn begun(&self) {
+        self.0.is_begun.store(true, Ordering::Release);
     }
 
     pub(super) fn answered(&self, reusable: bool) {
@@ -111,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardedUpstream<S> {
         let mut probe = ReadBuf::new(&mut byte);
         match Pin::new(&mut self.socket).poll_read(cx, &mut probe) {
             Poll::Pending => {
-                self.state.0.is_begun.store(true, Ordering::Release);
+                self.state.begun();
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(error),
