@@ -127,9 +127,9 @@ impl Client {
         let (address, patience) = (&self.address, self.patience);
         let kept = self.connection.take();
         let (answer, connection) = self.runtime.block_on(async {
-            let mut connection = match kept {
-                Some(mut kept) if kept.ready().await.is_ok() => kept,
-                _ => connect(address, patience.connect).await?,
+            let mut connection = match still_open(kept).await {
+                Some(kept) => kept,
+                None => connect(address, patience.connect).await?,
             };
             let asking = tokio::time::timeout(patience.answer, exchange(&mut connection, request));
             let answer = asking.await.map_err(|_| ClientError::Timeout)??;
@@ -158,6 +158,11 @@ impl Question<'_> {
         }
         request
     }
+}
+
+async fn still_open(kept: Option<SendRequest<Full<Bytes>>>) -> Option<SendRequest<Full<Bytes>>> {
+    let mut kept = kept?;
+    kept.ready().await.ok().map(|()| kept)
 }
 
 async fn connect(address: &Address, patience: Duration) -> Result<SendRequest<Full<Bytes>>, ClientError> {

@@ -39,16 +39,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let path = if address.path().is_empty() { HEALTHY } else { address.path() }.to_owned();
     let mut client = Client::new(address, PATIENCE)?;
     let question = Question { method: Method::GET, target: &path, authorization: None, json: None };
-    let unhealthy = match client.ask(question) {
-        Ok(answer) if answer.status.is_success() => None,
-        Ok(answer) => Some(answer.status.to_string()),
-        Err(error) => Some(format!("{:#}", anyhow::Error::new(error))),
+    let reason = match client.ask(question) {
+        Ok(answer) if answer.status.is_success() => {
+            output::print("healthy")?;
+            return Ok(Exit::Success);
+        }
+        Ok(answer) => answer.status.to_string(),
+        Err(error) => format!("{:#}", anyhow::Error::new(error)),
     };
-    match unhealthy {
-        None => output::print("healthy")?,
-        Some(reason) => output::print(&format!("unhealthy: {}{path}: {reason}", client.address()))?,
-    }
-    Ok(if unhealthy.is_none() { Exit::Success } else { Exit::Refused })
+    output::print(&format!("unhealthy: {}{path}: {reason}", client.address()))?;
+    Ok(Exit::Refused)
 }
 
 /// A listener on all addresses is reached through the loopback one.

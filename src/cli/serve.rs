@@ -1,8 +1,10 @@
 //! `serve`: the gate itself.
 
+use anyhow::Context;
 use clap::Args;
 
-use crate::app;
+use crate::app::{self, Start};
+use crate::log;
 
 use super::{ConfigArgument, Exit};
 
@@ -19,6 +21,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    app::serve(arguments.config.load()?, &arguments.config.config)?;
+    let config = arguments.config.load()?;
+    let _flush = log::init(&config.log).context("cannot start logging")?;
+    app::serve(config, &arguments.config.config, Start::default())?;
     Ok(Exit::Success)
 }
