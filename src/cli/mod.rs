@@ -17,8 +17,6 @@ mod output;
 mod routes;
 mod serve;
 mod show;
-#[cfg(test)]
-mod tests;
 
 use std::path::PathBuf;
 

@@ -54,6 +54,7 @@ fn access(method: &str) -> Access<'_> {
         status: 200,
         key: Some(key()),
         bytes: 12,
+        complete: true,
         in_gate: Duration::from_micros(34),
         at_upstream: Some(Duration::from_micros(56)),
     }

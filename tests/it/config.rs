@@ -1,0 +1,307 @@
+//! The configuration file: what it may say, what it must not, and how problems are told.
+
+mod shipped;
+
+use std::path::{Path as FilePath, PathBuf};
+
+use portcullis::config::Config;
+use portcullis::settings::{Problems, Source};
+
+/// A file that is right; tests put their own lines in place of some of these.
+const SOUND: &str = r#"
+[scopes]
+"metrics:read" = "Query series"
+[upstream.tsdb]
+url = "http://127.0.0.1:9090"
+[upstream.tsdb.routes]
+"GET /api/v1/query" = "metrics:read"
+"#;
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(&Source { path: PathBuf::from("gate.toml"), text: text.to_owned() })
+}
+
+#[track_caller]
+fn accept(text: &str) -> Config {
+    parse(text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// Asserts that the file is refused with exactly these problems: line, column and a part of the message.
+#[track_caller]
+fn refuse(text: &str, expected: &[(usize, usize, &str)]) {
+    let problems = parse(text).err().unwrap_or_else(|| panic!("accepted:\n{text}"));
+    let told: Vec<_> = problems.iter().map(|problem| (problem.line, problem.column)).collect();
+    let places: Vec<_> = expected.iter().map(|(line, column, _)| (*line, *column)).collect();
+    assert_eq!(told, places, "{problems}");
+    for (problem, (_, _, message)) in problems.iter().zip(expected) {
+        assert!(problem.message.contains(message), "not \"{message}\": {problems}");
+    }
+}
+
+/// Asserts that one option, alone in its section, is refused with this message.
+#[track_caller]
+fn refuse_option(section: &str, line: &str, message: &str) {
+    let problems = parse(&format!("[{section}]\n{line}\n")).err().unwrap_or_else(|| panic!("accepted: {line}"));
+    let told: Vec<_> = problems.iter().collect();
+    assert!(told.len() == 1 && told[0].line == 2 && told[0].message.contains(message), "{problems}");
+}
+
+/// Asserts that one route is refused with this message.
+#[track_caller]
+fn refuse_route(line: &str, message: &str) {
+    let text = format!("{SOUND}{line}\n");
+    let problems = parse(&text).err().unwrap_or_else(|| panic!("accepted: {line}"));
+    let told: Vec<_> = problems.iter().collect();
+    let place = text.lines().count();
+    assert!(told.len() == 1 && told[0].line == place && told[0].message.contains(message), "{problems}");
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_place() {
+    let text = r#"[listen]
+public = "0.0.0.0"
+opps = "127.0.0.1:9900"
+[client]
+idle_timeout = 75
+[upstream.tsdb]
+[upstream.tsdb.routes]
+"GET /api/v1/query" = "metrics:read"
+"GET api" = "public"
+"#;
+    refuse(
+        text,
+        &[
+            (2, 10, "listen.public must be ADDRESS:PORT"),
+            (3, 1, "unknown option listen.opps; did you mean ops?"),
+            (5, 16, "client.idle_timeout must be a duration"),
+            (6, 1, "upstream.tsdb has no url"),
+            (8, 23, "scope \"metrics:read\" is not declared"),
+            (9, 1, "route \"GET api\": write a method, a blank and a path"),
+        ],
+    );
+}
+
+#[test]
+fn a_problem_is_shown_under_its_line_and_marked() {
+    let problems = parse("[store]\ncache = \"16 MB\" # é\n").expect_err("a size with a blank");
+    let expected = "gate.toml:2:9: store.cache: \"16 MB\" is not a size; write a whole number with B, KiB, MiB, GiB, \
+                    kB, MB or GB, such as \"16MiB\"\n  2 | cache = \"16 MB\" # é\n    |         ^\n1 problem";
+    assert_eq!(problems.to_string(), expected);
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_where_it_breaks() {
+    refuse("[listen]\npublic = \"0.0.0.0:8080\n", &[(2, 10, "")]);
+    refuse("[listen\n", &[(1, 8, "")]);
+}
+
+#[test]
+fn a_key_given_twice_is_refused() {
+    refuse("[store]\npath = \"a\"\npath = \"b\"\n", &[(3, 1, "duplicate key")]);
+    refuse("[store]\npath = \"a\"\n[store]\npath = \"b\"\n", &[(3, 1, "duplicate key")]);
+    let route = "\"GET /api/v1/query\" = \"public\"\n";
+    refuse(&format!("{SOUND}{route}"), &[(8, 1, "duplicate key")]);
+}
+
+#[test]
+fn an_unknown_option_is_told_with_the_nearest_known_one() {
+    refuse_option("store", "paht = \"data\"", "unknown option store.paht; did you mean path?");
+    refuse_option("limits.key", "brust = 3", "unknown option limits.key.brust; did you mean burst?");
+    refuse_option("log", "xyz = 1", "unknown option log.xyz; known here: format, level, access");
+    refuse("[lissten]\n", &[(1, 2, "unknown option lissten; did you mean listen?")]);
+    refuse_route("\"GET /a\" = { require = \"public\", timout = \"1s\" }", "did you mean timeout?");
+}
+
+#[test]
+fn a_value_without_its_unit_is_refused() {
+    refuse_option("client", "idle_timeout = 75", "must be a duration such as \"2s\"");
+    refuse_option("client", "idle_timeout = \"75\"", "\"75\" is not a duration");
+    refuse_option("store", "cache = 16000000", "must be a size such as \"64KiB\"");
+    refuse_option("store", "cache = \"16000000\"", "\"16000000\" is not a size");
+    refuse_option("limits.key", "rate = 200", "must be a rate such as \"200/s\"");
+    refuse_option("limits.key", "rate = \"200\"", "\"200\" is not a rate");
+}
+
+#[test]
+fn a_value_with_a_wrong_unit_or_out_of_range_is_refused() {
+    for wrong in ["10 minutes", "1.5s", "-1s", "1S", "1s 2", "s", "", "99999999999999999999s", "1m30"] {
+        refuse_option("client", &format!("idle_timeout = \"{wrong}\""), "is not a duration");
+    }
+    refuse_option("client", "idle_timeout = \"0s\"", "must be longer than zero");
+    refuse_option("client", "idle_timeout = \"366d\"", "must be at most 365d");
+    for wrong in ["16mb", "16 MiB", "-1MiB", "1.5MiB", "MiB", "16MiB16", "99999999999GiB"] {
+        refuse_option("store", &format!("cache = \"{wrong}\""), "is not a size");
+    }
+    refuse_option("store", "cache = \"0B\"", "must be larger than zero");
+    for wrong in ["0/s", "-1/s", "+1/s", "1/d", "1 /s", "1/", "/s", "5000000000/s"] {
+        refuse_option("limits.key", &format!("rate = \"{wrong}\""), "is not a rate");
+    }
+    for wrong in ["0", "-1", "1.5", "4294967296", "\"1\"", "true"] {
+        refuse_option("client", &format!("headers_max = {wrong}"), "must be a whole number from 1 to 4294967295");
+    }
+    refuse_option("requests", "limit_status = 404", "must be 429 or 503");
+    refuse_option("log", "access = \"yes\"", "must be true or false");
+    refuse_option("log", "format = \"xml\"", "must be one of text, json");
+}
+
+#[test]
+fn placeholders_are_filled_in() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("realm"), "from a file\r\n").expect("writable");
+    let realm = |line: &str| {
+        let text = format!("[credentials]\nrealm = {line}\n");
+        let config = Config::parse(&Source { path: folder.path().join("gate.toml"), text });
+        config.unwrap_or_else(|problems| panic!("{problems}")).credentials.realm.as_str().to_owned()
+    };
+    let path = std::env::var("PATH").expect("PATH is set");
+
+    assert_eq!(realm("'${env:PATH}'"), path);
+    assert_eq!(realm("'<${file:realm}>'"), "<from a file>");
+    assert_eq!(realm("'${file:realm} and ${env:PATH}'"), format!("from a file and {path}"));
+    assert_eq!(realm("'$${env:PATH} costs $5'"), "${env:PATH} costs $5");
+}
+
+#[test]
+fn a_placeholder_that_cannot_be_filled_in_is_refused() {
+    refuse_option("credentials", "realm = '${env:PORTCULLIS_TEST_UNSET}'", "PORTCULLIS_TEST_UNSET is not set");
+    refuse_option("credentials", "realm = '${file:no/such/file}'", "no/such/file: No such file");
+    refuse_option("credentials", "realm = '${vault:a}'", "unknown placeholder ${vault:a}; known: ${env:NAME}");
+    refuse_option("credentials", "realm = '${env:PATH'", "${ is not closed by }");
+}
+
+#[test]
+fn paths_start_at_the_folder_of_the_file() {
+    let path = |text: &str| {
+        let source = Source { path: PathBuf::from("/etc/portcullis/gate.toml"), text: text.to_owned() };
+        Config::parse(&source).unwrap_or_else(|problems| panic!("{problems}")).store.path
+    };
+
+    assert_eq!(path("[store]\npath = \"keys\""), FilePath::new("/etc/portcullis/keys"));
+    assert_eq!(path("[store]\npath = \"/srv/keys\""), FilePath::new("/srv/keys"));
+    assert_eq!(path(""), FilePath::new("/etc/portcullis/data"));
+}
+
+#[test]
+fn a_route_says_whether_one_or_all_of_its_scopes_are_needed() {
+    refuse_route("\"GET /a\" = [\"metrics:read\"]", "write { any = [...] } or { all = [...] }");
+    refuse_route("\"GET /a\" = { any = [\"*\"], all = [\"*\"] }", "give one of any, all and require");
+    refuse_route("\"GET /a\" = { timeout = \"1s\" }", "add any = [...], all = [...] or require = \"...\"");
+    refuse_route("\"GET /a\" = { any = [] }", "an empty list of scopes");
+    refuse_route("\"GET /a\" = { all = \"metrics:read\" }", "must be an array");
+    refuse_route("\"GET /a\" = { require = [\"metrics:read\"] }", "a route needs a scope such as");
+    refuse_route("\"GET /a\" = true", "a route needs a scope such as");
+    refuse_route("\"GET /a\" = \"\"", "is not declared");
+}
+
+#[test]
+fn an_undeclared_scope_is_refused_with_the_nearest_declared_one() {
+    refuse_route("\"GET /a\" = \"metrics:raed\"", "did you mean \"metrics:read\"?");
+    refuse_route("\"GET /a\" = \"pubic\"", "did you mean \"public\"?");
+    refuse_route("\"GET /a\" = { any = [\"monitor:raed\", \"*\"] }", "did you mean \"monitor:read\"?");
+    refuse_route("\"GET /a\" = \"Traces\"", "add it to [scopes]");
+}
+
+#[test]
+fn a_scope_is_declared_once_and_well_formed() {
+    refuse_option("scopes", "\"monitor:read\" = \"Mine\"", "is already declared");
+    refuse_option("scopes", "\"monitor:telemetry\" = \"An alias\"", "is already declared");
+    refuse_option("scopes", "\"*\" = \"All\"", "is already declared");
+    refuse_option("scopes", "\"Metrics\" = \"Upper case\"", "cannot be declared");
+    refuse_option("scopes", "\"metrics read\" = \"A blank\"", "cannot be declared");
+    refuse_option("scopes", "\"metrics:read\" = 1", "must be a string");
+}
+
+#[test]
+fn the_alias_of_a_scope_is_that_scope() {
+    let of = |scope: &str| {
+        let config = accept(&format!("{SOUND}\"GET /a\" = \"{scope}\"\n"));
+        config.routes.lines().last().map(|(_, route)| route.settings.requirement.clone())
+    };
+    assert_eq!(of("monitor:telemetry"), of("telemetry:write"));
+}
+
+#[test]
+fn two_lines_for_the_same_requests_are_refused_and_both_are_named() {
+    refuse(
+        &format!("{SOUND}\"POST,GET /api/v1/{{name}}\" = \"public\"\n\"GET /api/v1/{{other}}\" = \"deny\"\n"),
+        &[(9, 1, "\"GET /api/v1/{other}\" matches the same requests as \"GET,POST /api/v1/{name}\" in line 8")],
+    );
+    let elsewhere = "[upstream.other]\nurl = \"http://127.0.0.1:9091\"\n[upstream.other.routes]\n\
+                     \"GET /api/v1/query\" = \"public\"\n";
+    refuse(&format!("{SOUND}{elsewhere}"), &[(11, 1, "as \"GET /api/v1/query\" in line 7")]);
+}
+
+#[test]
+fn a_route_that_the_key_api_would_hide_is_refused() {
+    refuse_route("\"GET /api/keys\" = \"public\"", "/api/keys is the key API's own path");
+    refuse_route("\"ANY /api/keys/{*rest}\" = \"deny\"", "/api/keys is the key API's own path");
+    accept(&format!("{SOUND}\"GET /api/{{*rest}}\" = \"metrics:read\"\n"));
+    accept(&format!("{SOUND}\"GET /api/keysafe\" = \"metrics:read\"\n"));
+    accept(&format!("[admin]\nlisteners = [\"ops\"]\n{SOUND}\"GET /api/keys\" = \"metrics:read\"\n"));
+    accept(&format!("[admin]\npath = \"/-/keys\"\n{SOUND}\"GET /api/keys\" = \"metrics:read\"\n"));
+}
+
+#[test]
+fn an_upstream_url_is_scheme_host_and_port() {
+    let with = |url: &str| SOUND.replace("http://127.0.0.1:9090", url);
+    for (wrong, message) in [
+        ("127.0.0.1:9090", "must start with http://"),
+        ("file:///etc/passwd", "must start with http://"),
+        ("ftp://127.0.0.1", "must start with http://"),
+        ("https://127.0.0.1:9090", "https upstreams are not supported yet"),
+        ("http://127.0.0.1:9090/api", "has no path, query or fragment"),
+        ("http://127.0.0.1:9090?a=b", "has no path, query or fragment"),
+        ("http://127.0.0.1:9090/?", "has no path, query or fragment"),
+        ("http://127.0.0.1:9090/#a", "has no path, query or fragment"),
+        ("http://user:password@127.0.0.1:9090", "with a user or password is refused"),
+        ("http://127.0.0.1:0", "port 0 cannot be connected to"),
+        ("http://127.0.0.1:65536", ""),
+        ("http://127.0.0.1:", ""),
+        ("http://:9090", ""),
+        ("http://", ""),
+        ("", ""),
+    ] {
+        refuse(&with(wrong), &[(5, 7, message)]);
+    }
+    for right in ["http://127.0.0.1", "http://127.0.0.1/", "http://[::1]:9090", "http://tsdb.internal:9090"] {
+        accept(&with(right));
+    }
+    accept(&with("http://127.0.0.1:9090").replace("\"http://127.0.0.1:9090\"", "[\"http://127.0.0.1:9090\"]"));
+    refuse(
+        &SOUND.replace("\"http://127.0.0.1:9090\"", "[\"http://127.0.0.1:9090\", \"http://127.0.0.1:9091\"]"),
+        &[(5, 7, "several targets are not supported yet")],
+    );
+}
+
+#[test]
+fn an_upstream_that_is_the_gate_itself_is_refused() {
+    let listening = |listen: &str, url: &str| {
+        format!("[listen]\n{listen}\n{}", SOUND.trim_start().replace("http://127.0.0.1:9090", url))
+    };
+    for (listen, url) in [
+        ("public = \"0.0.0.0:9090\"", "http://127.0.0.1:9090"),
+        ("public = \"0.0.0.0:9090\"", "http://localhost:9090"),
+        ("public = \"[::]:9090\"", "http://[::1]:9090"),
+        ("public = \"10.0.0.1:9090\"", "http://10.0.0.1:9090"),
+        ("ops = \"127.0.0.1:9090\"", "http://127.0.0.1:9090"),
+    ] {
+        let problems = parse(&listening(listen, url)).err().unwrap_or_else(|| panic!("accepted: {listen}, {url}"));
+        assert!(problems.to_string().contains("upstream.tsdb is this gate's own listener"), "{problems}");
+    }
+    accept(&listening("public = \"10.0.0.1:9090\"", "http://127.0.0.1:9090"));
+    accept(&listening("public = \"127.0.0.1:9091\"", "http://127.0.0.1:9090"));
+}
+
+#[test]
+fn two_listeners_on_one_address_are_refused() {
+    let problems = parse("[listen]\npublic = \"127.0.0.1:9900\"\n").expect_err("ops is there");
+    assert!(problems.to_string().contains("listen.public and listen.ops are both 127.0.0.1:9900"), "{problems}");
+    accept("[listen]\npublic = \"127.0.0.1:0\"\nops = \"127.0.0.1:0\"\n");
+}
+
+#[test]
+fn a_file_without_routes_admits_nothing() {
+    let config = accept("");
+    assert_eq!(config.routes.lines().len(), 0);
+    assert!(config.upstreams.is_empty());
+}

@@ -1,0 +1,289 @@
+//! The files in `config/`: `portcullis.toml` shows every option at its default, and no slip in a line opens a door.
+
+use std::collections::BTreeSet;
+use std::path::{Path as FilePath, PathBuf};
+
+use portcullis::clock::Timestamp;
+use portcullis::config::Config;
+use portcullis::key::{ALL, KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
+use portcullis::policy;
+use portcullis::route::{Found, Path, Table};
+use portcullis::settings::Source;
+use toml::de::{DeTable, DeValue};
+
+const ROUTES: &str = "upstream.sample.routes.";
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+#[test]
+fn the_example_shows_every_option() {
+    let example = Source { path: folder().join("portcullis.toml"), text: read("portcullis.toml") };
+    let shown = shown_options(&example.text);
+    let (_, known) = Config::parse_with_names(&example).unwrap_or_else(|problems| panic!("{problems}"));
+    // No line can have them all, so a route's option is shown when some line has it.
+    let shown_of_routes: BTreeSet<&str> = shown.iter().filter_map(|name| option_of_route(name)).collect();
+    let is_shown = |name: &String| match option_of_route(name) {
+        Some(option) => shown_of_routes.contains(option),
+        None => shown.contains(name),
+    };
+    let missing: Vec<&String> = known.iter().filter(|name| !is_shown(name)).collect();
+    assert!(missing.is_empty(), "not in config/portcullis.toml: {missing:#?}");
+}
+
+#[test]
+fn the_example_shows_every_option_at_its_default() {
+    let text = read("portcullis.toml");
+    let example = parse(&text).expect("the example is valid");
+    let bare = parse(&without_options(&text)).unwrap_or_else(|()| panic!("{}", without_options(&text)));
+
+    assert_eq!(example.listen, bare.listen);
+    assert_eq!(example.client, bare.client);
+    assert_eq!(example.shutdown, bare.shutdown);
+    assert_eq!(example.store, bare.store);
+    assert_eq!(example.keys, bare.keys);
+    assert_eq!(example.admin, bare.admin);
+    assert_eq!(example.credentials, bare.credentials);
+    assert_eq!(example.requests, bare.requests);
+    assert_eq!(example.limits, bare.limits);
+    assert_eq!(example.forwarding, bare.forwarding);
+    assert_eq!(example.log, bare.log);
+    assert_eq!(example.scopes, bare.scopes);
+    assert_eq!(example.upstreams, bare.upstreams);
+    let full_line = |config: &Config| {
+        let line = config.routes.lines().find(|(pattern, _)| pattern.to_string() == "POST /api/v1/write");
+        line.expect("the line with every option").1.clone()
+    };
+    assert_eq!(full_line(&example), full_line(&bare));
+}
+
+/// A slip of the hand in one line either is refused or opens nothing: what was refused before is refused after, unless
+/// the very line that refused it is gone.
+#[test]
+fn no_slip_in_one_line_of_a_shipped_file_admits_more() {
+    for name in shipped_files() {
+        let text = read(&name);
+        let original = parse(&text).unwrap_or_else(|()| panic!("{name} is not valid"));
+        let probes = Probes::of(&original);
+        let before = probes.verdicts(&original);
+        let mut accepted = 0;
+        for slip in slips(&text) {
+            let Ok(changed) = parse(&slip.text) else { continue };
+            accepted += 1;
+            if is_same(&original, &changed) {
+                continue;
+            }
+            for (probe, (was, now)) in probes.all.iter().zip(before.iter().zip(probes.verdicts(&changed))) {
+                let own_line_gone = was.line.as_ref().is_some_and(|line| !has_line(&changed, line));
+                let wider = now.admitted.difference(&was.admitted).next();
+                assert!(wider.is_none() || own_line_gone, "{name}, {}: {probe:?} admits {wider:?}", slip.what);
+            }
+        }
+        assert!(accepted > 0, "{name}: no slip was accepted, so nothing was tried");
+    }
+}
+
+fn folder() -> PathBuf {
+    FilePath::new(env!("CARGO_MANIFEST_DIR")).join("config")
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(folder().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn shipped_files() -> Vec<String> {
+    let entries = std::fs::read_dir(folder()).expect("config/ is there");
+    let names = entries.map(|entry| entry.expect("readable").file_name().into_string().expect("a plain name"));
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
+    names.sort();
+    assert!(names.len() > 1, "{names:?}");
+    names
+}
+
+fn parse(text: &str) -> Result<Config, ()> {
+    Config::parse(&Source { path: folder().join("some.toml"), text: text.to_owned() }).map_err(|_| ())
+}
+
+/// The last part of the dotted name of a route's option.
+fn option_of_route(name: &str) -> Option<&str> {
+    name.strip_prefix(ROUTES)?.rsplit_once('.').map(|(_, option)| option).filter(|option| !option.contains('/'))
+}
+
+/// The dotted names of all fields of a file.
+fn shown_options(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    collect(DeTable::parse(text).expect("valid TOML").get_ref(), "", &mut names);
+    names
+}
+
+fn collect(table: &DeTable<'_>, path: &str, names: &mut BTreeSet<String>) {
+    for (name, value) in table {
+        let path = if path.is_empty() { name.get_ref().to_string() } else { format!("{path}.{}", name.get_ref()) };
+        if let Some(table) = value.get_ref().as_table() {
+            collect(table, &path, names);
+        }
+        names.insert(path);
+    }
+}
+
+/// The file's scopes, upstreams and routes with what they need, and nothing else.
+fn without_options(text: &str) -> String {
+    let file = DeTable::parse(text).expect("valid TOML");
+    let mut bare = String::from("[scopes]\n");
+    for (name, about) in table(file.get_ref(), "scopes") {
+        bare += &format!("{:?} = {}\n", name.get_ref(), toml_of(about.get_ref()));
+    }
+    for (name, upstream) in table(file.get_ref(), "upstream") {
+        let upstream = upstream.get_ref().as_table().expect("an upstream is a table");
+        let url = upstream.get("url").expect("an upstream has a url");
+        bare += &format!("[upstream.{0}]\nurl = {1}\n[upstream.{0}.routes]\n", name.get_ref(), toml_of(url.get_ref()));
+        for (line, needs) in table(upstream, "routes") {
+            bare += &format!("{:?} = {}\n", line.get_ref(), needs_alone(needs.get_ref()));
+        }
+    }
+    bare
+}
+
+fn table<'t>(parent: &'t DeTable<'t>, name: &str) -> &'t DeTable<'t> {
+    parent.get(name).and_then(|value| value.get_ref().as_table()).unwrap_or_else(|| panic!("no table {name}"))
+}
+
+fn needs_alone(route: &DeValue<'_>) -> String {
+    let Some(table) = route.as_table() else { return toml_of(route) };
+    let needs = ["any", "all", "require"].into_iter().find_map(|name| Some((name, table.get(name)?)));
+    let (name, needs) = needs.expect("a route says what it needs");
+    format!("{{ {name} = {} }}", toml_of(needs.get_ref()))
+}
+
+/// A string, or an array of strings.
+fn toml_of(value: &DeValue<'_>) -> String {
+    match value.as_array() {
+        Some(array) => format!("[{}]", array.iter().map(|one| toml_of(one.get_ref())).collect::<Vec<_>>().join(", ")),
+        None => format!("{:?}", value.as_str().expect("a string")),
+    }
+}
+
+/// A file after one slip.
+struct Slip {
+    what: String,
+    text: String,
+}
+
+/// Every line deleted, doubled, swapped with the next one, cut short, and the file ended after it.
+fn slips(text: &str) -> Vec<Slip> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut slips = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let number = index + 1;
+        let mut slip = |what: &str, replaced: &[&str], rest: &[&str]| {
+            let text = [&lines[..index], replaced, rest].concat().join("\n") + "\n";
+            slips.push(Slip { what: format!("line {number} {what}"), text });
+        };
+        let rest = &lines[number..];
+        slip("deleted", &[], rest);
+        slip("doubled", &[line, line], rest);
+        slip("the last", &[line], &[]);
+        if let Some((next, rest)) = rest.split_first() {
+            slip("swapped with the next", &[next, line], rest);
+        }
+        for (end, _) in line.match_indices(['"', '=', ',', ' ', '}', ']', '#', '/', '{']) {
+            slip(&format!("cut at column {}", end + 1), &[&line[..end]], rest);
+        }
+    }
+    slips
+}
+
+fn is_same(original: &Config, changed: &Config) -> bool {
+    original.routes.lines().eq(changed.routes.lines())
+}
+
+fn has_line(config: &Config, pattern: &str) -> bool {
+    config.routes.lines().any(|(line, _)| line.to_string() == pattern)
+}
+
+/// Requests around every line of a table, each tried with every key.
+struct Probes {
+    all: Vec<Probe>,
+    keys: Vec<KeyRecord>,
+}
+
+#[derive(Debug)]
+struct Probe {
+    host: Option<String>,
+    path: String,
+    method: &'static str,
+}
+
+struct Verdict {
+    /// The scopes of the keys that are admitted; `None` is a request without a key.
+    admitted: BTreeSet<Option<String>>,
+    /// The line that decides.
+    line: Option<String>,
+}
+
+impl Probes {
+    fn of(config: &Config) -> Self {
+        let mut targets = BTreeSet::new();
+        for (pattern, _) in config.routes.lines() {
+            let text = pattern.to_string();
+            let (host, path) = text.split_once(' ').and_then(|(_, target)| target.split_once('/')).expect("a pattern");
+            let host = (!host.is_empty()).then(|| host.to_owned());
+            for path in paths_around(path) {
+                targets.insert((host.clone(), path.clone()));
+                targets.insert((None, path));
+            }
+        }
+        let all = targets.into_iter().flat_map(|(host, path)| {
+            METHODS.map(|method| Probe { host: host.clone(), path: path.clone(), method })
+        });
+        let keys = config.scopes.iter().filter(|(scope, _)| scope.as_str() != ALL).map(|(scope, _)| holder_of(scope));
+        Self { all: all.collect(), keys: keys.collect() }
+    }
+
+    fn verdicts(&self, config: &Config) -> Vec<Verdict> {
+        self.all.iter().map(|probe| self.verdict(&config.routes, probe)).collect()
+    }
+
+    fn verdict(&self, table: &Table<portcullis::config::RouteConfig>, probe: &Probe) -> Verdict {
+        let path = Path::parse(&probe.path).unwrap_or_else(|error| panic!("{}: {error}", probe.path));
+        let Found::Line { line, pattern, .. } = table.find(probe.host.as_deref(), &path, probe.method) else {
+            return Verdict { admitted: BTreeSet::new(), line: None };
+        };
+        let admits = |key| policy::authorize(&line.settings.requirement, key).is_ok();
+        let mut admitted: BTreeSet<Option<String>> =
+            self.keys.iter().filter(|key| admits(Some(*key))).map(|key| Some(key.scopes.names().join(","))).collect();
+        if admits(None) {
+            admitted.insert(None);
+        }
+        Verdict { admitted, line: Some(pattern.to_string()) }
+    }
+}
+
+/// Paths that a pattern covers, and their neighbours.
+fn paths_around(path: &str) -> Vec<String> {
+    let segments: Vec<&str> = path.split('/').map(|segment| if is_parameter(segment) { "some" } else { segment }).collect();
+    let (last, parents) = segments.split_last().expect("split gives one part at least");
+    let parent = format!("/{}", parents.join("/"));
+    let below = |parent: &str, name: &str| format!("{}/{name}", parent.trim_end_matches('/'));
+    let own = below(&parent, last);
+    let deeper = below(&own, "more");
+    let aside = below(&parent, "other");
+    vec![deeper, aside, own, parent]
+}
+
+fn is_parameter(segment: &str) -> bool {
+    segment.starts_with('{')
+}
+
+fn holder_of(scope: &Scope) -> KeyRecord {
+    let secret = KeySecret::generate().expect("randomness");
+    KeyRecord {
+        id: secret.id(),
+        digest: secret.digest(),
+        name: KeyName::parse("probe").expect("a name"),
+        kind: Kind::Custom,
+        scopes: ScopeSet::new([scope.clone()]),
+        created: Timestamp::from_unix(0),
+        updated: Timestamp::from_unix(0),
+        created_revision: 1,
+        revision: 1,
+    }
+}
