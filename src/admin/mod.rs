@@ -26,7 +26,6 @@ use http::{HeaderValue, Method, Response};
 use crate::http::Refusal;
 use crate::key::{KEY_READ, KEY_WRITE, KeyReference, ScopeCatalog, ScopeSet};
 use crate::keyring::{ChangeError, Holder, KeyView, Keyring, Unavailable};
-use crate::policy::Deny;
 use crate::store::{Actor, Who};
 
 use page::Page;
@@ -161,10 +160,7 @@ impl From<ChangeError> for Refusal {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::ActorGone => Self::KeyUnknown,
-            ChangeError::Denied(Deny::Closed) => Self::RouteClosed,
-            ChangeError::Denied(Deny::KeyMissing) => Self::CredentialsMissing,
-            ChangeError::Denied(Deny::ScopeMissing { required, any }) => Self::ScopeMissing { required, any },
-            ChangeError::Denied(Deny::ScopesExceedGrantor { excess }) => Self::ScopeExceedsCaller { excess },
+            ChangeError::Denied(deny) => deny.into(),
             ChangeError::FixedScopes { fixed } => body::scopes_are_fixed(&fixed),
             ChangeError::Full => Self::KeysFull,
             ChangeError::ImmutableScopes => Self::ImmutableScopes,

@@ -14,6 +14,7 @@ use super::problem::{FieldError, Problem};
 use super::request_id::RequestId;
 use crate::key::ScopeSet;
 use crate::metrics::Outcome;
+use crate::policy::Deny;
 use crate::route::PathError;
 
 /// Every reason for which a request does not reach its upstream, or its change is not made.
@@ -93,6 +94,17 @@ pub enum Refusal {
     UpstreamTimeout,
     #[error("the upstream cannot be reached")]
     UpstreamUnreachable,
+}
+
+impl From<Deny> for Refusal {
+    fn from(deny: Deny) -> Self {
+        match deny {
+            Deny::Closed => Self::RouteClosed,
+            Deny::KeyMissing => Self::CredentialsMissing,
+            Deny::ScopeMissing { required, any } => Self::ScopeMissing { required, any },
+            Deny::ScopesExceedGrantor { excess } => Self::ScopeExceedsCaller { excess },
+        }
+    }
 }
 
 /// What the text of the client's refusal depends on besides its reason.

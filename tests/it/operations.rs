@@ -17,7 +17,7 @@ const FAMILIES: [&str; 25] = [
     "portcullis_config_last_reload_success_timestamp_seconds",
     "portcullis_config_reloads_total",
     "portcullis_connections",
-    "portcullis_connections_refused_total",
+    "portcullis_connections_queued_total",
     "portcullis_connections_total",
     "portcullis_gate_duration_seconds",
     "portcullis_key_cache_lookups_total",
