@@ -231,9 +231,9 @@ impl Probes {
                 targets.insert((None, path));
             }
         }
-        let all = targets.into_iter().flat_map(|(host, path)| {
-            METHODS.map(|method| Probe { host: host.clone(), path: path.clone(), method })
-        });
+        let all = targets
+            .into_iter()
+            .flat_map(|(host, path)| METHODS.map(|method| Probe { host: host.clone(), path: path.clone(), method }));
         let keys = config.scopes.iter().filter(|(scope, _)| scope.as_str() != ALL).map(|(scope, _)| holder_of(scope));
         Self { all: all.collect(), keys: keys.collect() }
     }
@@ -259,7 +259,8 @@ impl Probes {
 
 /// Paths that a pattern covers, and their neighbours.
 fn paths_around(path: &str) -> Vec<String> {
-    let segments: Vec<&str> = path.split('/').map(|segment| if is_parameter(segment) { "some" } else { segment }).collect();
+    let segments: Vec<&str> =
+        path.split('/').map(|segment| if is_parameter(segment) { "some" } else { segment }).collect();
     let (last, parents) = segments.split_last().expect("split gives one part at least");
     let parent = format!("/{}", parents.join("/"));
     let below = |parent: &str, name: &str| format!("{}/{name}", parent.trim_end_matches('/'));
