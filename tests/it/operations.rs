@@ -7,7 +7,7 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::harness::{Caller, DEADLINE, Gate, Installation, Process, Reply, Served, check};
+use crate::harness::{Caller, DEADLINE, FaultyStore, Gate, Installation, Process, Reply, Served, check, check_problem};
 
 const QUERY: &str = "/api/v1/query";
 
@@ -259,6 +259,60 @@ fn the_ops_listener_is_as_strict_about_framing() {
     let answer = Caller::new(gate.ops(), None).request("GET", "/metrics", &[("Content-Length", "1, 1")], b"");
     check(&answer, 400);
     assert!(answer.says_close());
+}
+
+// A store that is ill.
+
+#[test]
+fn a_store_fault_is_503_for_what_needs_the_store_and_nothing_for_what_memory_knows() {
+    let store = FaultyStore::new();
+    let gate = Gate::with(|setup| setup.store(store.clone()));
+    let known = gate.key(&["monitor:read"]);
+    check(&known.get(QUERY), 200);
+    store.fail();
+    for _ in 0..10 {
+        check(&known.get(QUERY), 200);
+        check(&known.get("/api/v1/admin/x"), 403);
+        check(&gate.anonymous().get(QUERY), 401);
+    }
+    let body = r#"{"name": "x", "kind": "telemetry"}"#;
+    let refused = gate.root().post("/api/keys", body);
+    check_problem(&refused, 503, "store_unavailable");
+    assert!(refused.header("retry-after").is_some());
+    check_problem(&gate.root().delete(known.id()), 503, "store_unavailable");
+    let stranger = gate.caller(portcullis::key::KeySecret::generate().expect("random").expose()).get(QUERY);
+    assert!([401, 503].contains(&stranger.status), "{stranger:?}");
+    check(&gate.ops_get("/-/healthy"), 200);
+    check(&gate.ops_get("/metrics"), 200);
+    store.recover();
+    check(&known.get(QUERY), 200);
+    check(&gate.root().post("/api/keys", body), 201);
+    check(&gate.root().delete(known.id()), 204);
+    check(&known.get(QUERY), 401);
+}
+
+#[test]
+fn a_slow_change_of_a_key_slows_no_request() {
+    let store = FaultyStore::new();
+    let gate = Gate::with(|setup| setup.store(store.clone()));
+    let known = gate.key(&["monitor:read"]);
+    check(&known.get(QUERY), 200);
+    store.stall();
+    let mut slow = gate.raw();
+    slow.send(gate.root().render(
+        "POST",
+        "/api/keys",
+        &[("Content-Type", "application/json")],
+        br#"{"name": "x", "kind": "telemetry"}"#,
+    ));
+    let kept = known.keep_alive();
+    for _ in 0..100 {
+        check(&kept.get(QUERY), 200);
+    }
+    check(&gate.ops_get("/-/healthy"), 200);
+    assert!(!slow.stirs_within(std::time::Duration::from_millis(50)));
+    store.recover();
+    check(&slow.read_response(), 201);
 }
 
 // The log of the real program.
