@@ -76,7 +76,7 @@ impl Admin {
     /// Answers a call. A change that is answered with success is on disk.
     ///
     /// # Errors
-    /// The [`Refusal`] to send instead. Nothing has changed then, but that [`Refusal::StoreUnavailable`] says so little.
+    /// The [`Refusal`] to send instead. Nothing has changed then; after [`Refusal::StoreUnavailable`] something may have.
     pub async fn answer(&self, call: Call) -> Result<Response<Bytes>, Refusal> {
         let operation = operation(&self.mount, call.parts.method.as_str(), call.parts.uri.path())?;
         if operation.is_change() {

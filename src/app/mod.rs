@@ -134,10 +134,9 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     };
     let serves = if config.admin.is_on_public() { Serves::RoutesAndKeys } else { Serves::Routes };
     let worker_proxy = Arc::clone(&proxy);
-    let workers = server::run_workers(public, &context, move |worker| {
-        Door::new(Arc::clone(&worker_proxy), worker, serves)
-    })
-    .context("cannot start the workers")?;
+    let workers =
+        server::run_workers(public, &context, move |worker| Door::new(Arc::clone(&worker_proxy), worker, serves))
+            .context("cannot start the workers")?;
 
     let readiness = Arc::new(Readiness::default());
     readiness.store_opened();

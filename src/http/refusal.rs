@@ -131,7 +131,9 @@ impl Refusal {
             Self::KeyRateLimited { .. } => Outcome::KeyRateLimited,
             Self::KeyUnknown => Outcome::KeyUnknown,
             Self::Malformed(malformed) if malformed.status() == StatusCode::REQUEST_TIMEOUT => Outcome::TimedOut,
-            Self::Malformed(malformed) if malformed.status() == StatusCode::EXPECTATION_FAILED => Outcome::ExpectationFailed,
+            Self::Malformed(malformed) if malformed.status() == StatusCode::EXPECTATION_FAILED => {
+                Outcome::ExpectationFailed
+            }
             Self::Malformed(_) => Outcome::MalformedRequest,
             Self::EncodedSlash | Self::MalformedPath(_) | Self::Semicolon => Outcome::MalformedPath,
             Self::MethodNotAllowed { .. } => Outcome::MethodNotAllowed,
@@ -162,7 +164,10 @@ impl Refusal {
 
     /// Whether nothing more may be read from the connection: what follows could be read in two ways.
     pub fn closes_connection(&self) -> bool {
-        matches!(self, Self::EncodedSlash | Self::HostRefused | Self::Malformed(_) | Self::MalformedPath(_) | Self::Semicolon)
+        matches!(
+            self,
+            Self::EncodedSlash | Self::HostRefused | Self::Malformed(_) | Self::MalformedPath(_) | Self::Semicolon
+        )
     }
 
     /// Whether the client failed to authenticate: what the failed-authentication limiter counts.

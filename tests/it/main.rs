@@ -5,6 +5,7 @@ mod harness;
 mod admin;
 mod admission;
 mod config;
+mod demo;
 mod forwarding;
 mod hostile;
 mod layout;
