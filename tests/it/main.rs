@@ -4,7 +4,9 @@ mod harness;
 
 mod admin;
 mod admission;
+mod cli;
 mod config;
+mod demo;
 mod forwarding;
 mod hostile;
 mod layout;

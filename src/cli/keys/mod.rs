@@ -181,5 +181,6 @@ fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 /// Not left to the command line's parser, which prints the values of variables in its help.
 fn key_of_environment() -> Result<Zeroizing<String>, UsageError> {
     let text = std::env::var(KEY_VARIABLE).ok().filter(|text| !text.is_empty());
-    text.map(Zeroizing::new).ok_or_else(|| UsageError(format!("no key to call with: set {KEY_VARIABLE}, or give --key-file FILE")))
+    text.map(Zeroizing::new)
+        .ok_or_else(|| UsageError(format!("no key to call with: set {KEY_VARIABLE}, or give --key-file FILE")))
 }
