@@ -1,3 +1,5 @@
+//! Tests of log lines.
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -379,6 +379,19 @@ fn bodies_of_64_kib_are_read_and_larger_ones_are_413() {
     check_problem(&answer, 413, "body_too_large");
 }
 
+#[test]
+fn create_beyond_the_most_keys_is_409() {
+    let gate = Gate::with(|setup| setup.option("keys", "keys_max = 2"));
+    let key = gate.telemetry_key();
+
+    let answer = gate.root().post("/api/keys", r#"{"name":"n","kind":"telemetry"}"#);
+
+    check_problem(&answer, 409, "keys_full");
+    check(&gate.root().put(&path_of(key.id()), r#"{"name":"renamed"}"#), 200);
+    check(&gate.root().delete(key.id()), 204);
+    gate.telemetry_key();
+}
+
 // GET /api/keys/:key
 
 #[test]
@@ -829,7 +842,15 @@ fn paths_below_the_mount_are_never_forwarded() {
     for path in ["/api/keys/", "/api/keys/self/", "/api/keys/x/y", "/api/keys/self/scopes"] {
         check_problem(&root.get(path), 404, "route_unknown");
     }
-    for path in ["/api/keys//x", "//api/keys", "/api/keys/../keys", "/api/keys;x", "/api/keys/..%2f..%2fmetrics"] {
+    for path in [
+        "/api/keys//x",
+        "//api/keys",
+        "/api/keys/../keys",
+        "/api/keys;x",
+        "/api/keys/..%2f..%2fmetrics",
+        "/api/keys/x%2fy",
+        "/api/keys/x;y",
+    ] {
         check(&root.get(path), 400);
     }
     check(&root.get("/api/keys"), 200);

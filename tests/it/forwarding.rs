@@ -168,7 +168,8 @@ fn hop_by_hop_fields_are_dropped_in_both_directions() {
     );
     check(&answer, 200);
     let request = only_request(&gate);
-    let dropped = ["x-named", "x-other", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings"];
+    let dropped =
+        ["x-named", "x-other", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings"];
     for name in dropped {
         assert!(!request.has(name), "{name} in {request:?}");
     }
@@ -434,9 +435,7 @@ fn a_chunked_body_beyond_the_limit_never_ends_cleanly_at_the_upstream() {
 
 #[test]
 fn a_route_has_a_body_limit_of_its_own() {
-    let gate = Gate::with(|setup| {
-        setup.route("POST /small", r#"{ require = "telemetry:write", max_body = "4B" }"#)
-    });
+    let gate = Gate::with(|setup| setup.route("POST /small", r#"{ require = "telemetry:write", max_body = "4B" }"#));
     let key = gate.telemetry_key();
     check(&key.request("POST", "/small", &[], b"1234"), 200);
     check(&key.request("POST", "/small", &[], b"12345"), 413);
@@ -525,9 +524,8 @@ fn pipelined_requests_are_answered_in_order() {
 fn an_upstream_that_closes_after_each_answer_is_no_fault() {
     let gate = Gate::start();
     let kept = gate.key(&["monitor:read"]).keep_alive();
-    gate.upstream().reply_always(
-        Reply::bytes("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").close(),
-    );
+    gate.upstream()
+        .reply_always(Reply::bytes("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").close());
     for _ in 0..5 {
         let answer = kept.get(QUERY);
         assert_eq!(check(&answer, 200).body, b"ok");
@@ -571,6 +569,19 @@ fn an_http_1_0_client_is_served_and_its_connection_closed() {
     let raw = String::from_utf8(wire.read_to_end()).expect("UTF-8");
     assert!(raw.contains(" 200 ") && raw.ends_with("\r\n\r\nok"), "{raw}");
     assert!(!raw.to_ascii_lowercase().contains("transfer-encoding"), "{raw}");
+    assert_eq!(only_request(&gate).version, "HTTP/1.1");
+}
+
+#[test]
+fn an_http_1_0_upstream_is_passed_on_as_http_1_1() {
+    let gate = Gate::start();
+    let reader = gate.key(&["monitor:read"]);
+    gate.upstream().reply(Reply::bytes("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok").close());
+    let kept = reader.keep_alive();
+    let answer = kept.get(QUERY);
+    check(&answer, 200);
+    assert!(answer.raw.starts_with(b"HTTP/1.1 ") && !answer.says_close(), "{answer:?}");
+    check(&kept.get(QUERY), 200);
 }
 
 // Statuses without a body.
@@ -604,7 +615,8 @@ fn every_status_of_the_upstream_passes() {
 #[test]
 fn a_redirect_is_passed_on_and_never_followed() {
     let gate = Gate::start();
-    gate.upstream().answer_with("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/inside\r\nContent-Length: 0\r\n\r\n");
+    gate.upstream()
+        .answer_with("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/inside\r\nContent-Length: 0\r\n\r\n");
     let answer = gate.key(&["monitor:read"]).get(QUERY);
     assert_eq!(check(&answer, 302).header("location"), Some("http://127.0.0.1:1/inside"));
     assert_eq!(gate.upstream().requests().len(), 1);
@@ -672,9 +684,7 @@ fn an_upstream_that_does_not_answer_is_504() {
 
 #[test]
 fn a_request_that_outlives_its_route_is_504() {
-    let gate = Gate::with(|setup| {
-        setup.route("GET /brief", r#"{ require = "authenticated", timeout = "100ms" }"#)
-    });
+    let gate = Gate::with(|setup| setup.route("GET /brief", r#"{ require = "authenticated", timeout = "100ms" }"#));
     gate.upstream().hold();
     check_problem(&gate.root().get("/brief"), 504, "request_timeout");
     gate.upstream().wait_for_closed(1);
@@ -691,9 +701,7 @@ fn a_response_body_that_stalls_is_cut_and_never_ends_cleanly() {
 
 #[test]
 fn a_response_that_outlives_its_route_is_cut() {
-    let gate = Gate::with(|setup| {
-        setup.route("GET /brief", r#"{ require = "authenticated", timeout = "200ms" }"#)
-    });
+    let gate = Gate::with(|setup| setup.route("GET /brief", r#"{ require = "authenticated", timeout = "200ms" }"#));
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     gate.upstream().reply(Reply::bytes(head).then("2\r\nok\r\n").hold());
     let answer = gate.root().get("/brief");
@@ -801,8 +809,15 @@ fn a_response_that_cannot_be_framed_safely_is_502() {
 fn a_response_whose_status_line_is_wrong_is_502() {
     let gate = Gate::start();
     let lines = [
-        "HTTP/1.1 99 X", "HTTP/1.1 1000 X", "HTTP/1.1 2OO OK", "HTTP/3.0 200 OK", "HTTP/2 200 OK", "ICY 200 OK",
-        "HTTP/1.1  200 OK", "200 OK", "HTTP/1.1 000 X",
+        "HTTP/1.1 99 X",
+        "HTTP/1.1 1000 X",
+        "HTTP/1.1 2OO OK",
+        "HTTP/3.0 200 OK",
+        "HTTP/2 200 OK",
+        "ICY 200 OK",
+        "HTTP/1.1  200 OK",
+        "200 OK",
+        "HTTP/1.1 000 X",
     ];
     for line in lines {
         check_unsafe(&gate, format!("{line}\r\nContent-Length: 2\r\n\r\nok").as_bytes());

@@ -45,7 +45,8 @@ fn module_of(path: &Path) -> String {
 
 /// The modules that a source text names behind `crate::`, groups (`crate::{a::B, c}`) included. Comments do not count.
 fn used_modules(text: &str) -> Vec<String> {
-    let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let code: String =
+        text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let mut used = Vec::new();
     for after in code.split("crate::").skip(1) {
         match after.strip_prefix('{') {

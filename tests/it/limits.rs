@@ -73,9 +73,8 @@ fn calls_of_the_key_api_count_against_the_key_too() {
 
 #[test]
 fn a_route_has_one_rate_for_all_keys() {
-    let gate = Gate::with(|setup| {
-        setup.route("GET /dear", r#"{ require = "authenticated", rate = "1/h", burst = 2 }"#)
-    });
+    let gate =
+        Gate::with(|setup| setup.route("GET /dear", r#"{ require = "authenticated", rate = "1/h", burst = 2 }"#));
     let (one, other) = (gate.key(&["monitor:read"]), gate.key(&["monitor:read"]));
     check(&one.get("/dear"), 200);
     check(&other.get("/dear"), 200);
@@ -187,7 +186,14 @@ fn an_address_that_keeps_failing_is_blocked_with_whatever_key() {
 fn a_blocked_address_costs_no_look_up() {
     let gate = strict_gate();
     block(&gate);
-    let misses = |gate: &Gate| gate.ops_get("/metrics").text().lines().filter(|line| line.contains("cache")).map(str::to_owned).collect::<Vec<_>>();
+    let misses = |gate: &Gate| {
+        gate.ops_get("/metrics")
+            .text()
+            .lines()
+            .filter(|line| line.contains("cache"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     let before = misses(&gate);
     assert!(!before.is_empty());
     for _ in 0..20 {
@@ -231,9 +237,8 @@ fn behind_a_trusted_proxy_it_is_the_client_that_is_blocked() {
             .option("forwarding", r#"trusted_proxies = ["127.0.0.1"]"#)
     });
     let reader = gate.key(&["monitor:read"]);
-    let from = |caller: &Caller, client: &str| {
-        caller.request("GET", "/open/x", &[("X-Forwarded-For", client)], b"").status
-    };
+    let from =
+        |caller: &Caller, client: &str| caller.request("GET", "/open/x", &[("X-Forwarded-For", client)], b"").status;
     for _ in 0..4 {
         from(&gate.caller(&unknown_key()), "203.0.113.7");
         from(&gate.caller(&unknown_key()), "2001:db8:1:2::7");

@@ -1,11 +1,11 @@
 //! An upstream that records every connection and every raw byte, and answers what the test tells it to.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::DEADLINE;
 use super::answer::{decode_chunked, find};
@@ -277,11 +277,13 @@ impl Shared {
         result
     }
 
-    fn wait_for_release(&self) {
-        let mut state = self.state();
-        while !state.released && !state.ended {
-            state = self.changed.wait(state).unwrap_or_else(|poison| poison.into_inner());
-        }
+    /// Whether the wait is over, after at most `wait`.
+    fn is_released_within(&self, wait: Duration) -> bool {
+        let state = self.state();
+        let is_held = |state: &mut State| !state.released && !state.ended;
+        let (state, _) =
+            self.changed.wait_timeout_while(state, wait, is_held).unwrap_or_else(|poison| poison.into_inner());
+        state.released || state.ended
     }
 }
 
@@ -378,9 +380,9 @@ impl Talk<'_> {
                 Step::Forever(bytes) => loop {
                     self.stream.write_all(bytes).ok()?;
                 },
-                Step::Hold => self.shared.wait_for_release(),
+                Step::Hold => self.hold()?,
                 Step::Reset => {
-                    let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+                    let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
                     // The last handle's close is what sends the RST.
                     self.shared.change(|state| {
                         let number = self.number;
@@ -393,6 +395,20 @@ impl Talk<'_> {
             }
         }
         Some(())
+    }
+
+    /// Waits for the release; `None` when the gate closes the connection first.
+    fn hold(&mut self) -> Option<()> {
+        self.stream.set_read_timeout(Some(Duration::from_millis(1))).ok()?;
+        while !self.shared.is_released_within(Duration::from_millis(10)) {
+            let is_quiet = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            match self.stream.peek(&mut [0]) {
+                Ok(0) => return None,
+                Err(error) if !is_quiet(&error) => return None,
+                _ => {}
+            }
+        }
+        self.stream.set_read_timeout(None).ok()
     }
 
     fn read_until(&mut self, ready: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
