@@ -4,6 +4,7 @@ mod harness;
 
 mod admin;
 mod admission;
+mod cli;
 mod config;
 mod demo;
 mod forwarding;
