@@ -107,7 +107,7 @@ impl Value for Config {
         let admin = section.option("admin", admin::Settings::default);
         let reader = routes::Reader::new(&scopes, &requests, &credentials.from, &admin);
         let (upstreams, routes) = read_upstreams(&mut section, reader);
-        let mut config = Self {
+        let config = Self {
             listen: section.option("listen", server::Listen::default),
             client: section.option("client", server::Client::default),
             shutdown: section.option("shutdown", server::Shutdown::default),
@@ -123,11 +123,6 @@ impl Value for Config {
             upstreams,
             routes,
         };
-        // A path that the file sets starts at the file's own folder; so does the one that it leaves out.
-        let unset = store::Settings::default().path;
-        if config.store.path == unset {
-            config.store.path = node.folder().join(unset);
-        }
         config.check_addresses(node, &mut section);
         section.finish();
         Some(config)
