@@ -107,7 +107,7 @@ impl Value for Config {
         let admin = section.option("admin", admin::Settings::default);
         let reader = routes::Reader::new(&scopes, &requests, &credentials.from, &admin);
         let (upstreams, routes) = read_upstreams(&mut section, reader);
-        let config = Self {
+        let mut config = Self {
             listen: section.option("listen", server::Listen::default),
             client: section.option("client", server::Client::default),
             shutdown: section.option("shutdown", server::Shutdown::default),
@@ -123,6 +123,7 @@ impl Value for Config {
             upstreams,
             routes,
         };
+        config.anchor_paths(node.folder());
         config.check_addresses(node, &mut section);
         section.finish();
         Some(config)
@@ -130,6 +131,14 @@ impl Value for Config {
 }
 
 impl Config {
+    /// Relative paths start at the file's own folder, wherever the program was started.
+    fn anchor_paths(&mut self, folder: &Path) {
+        self.store.path = folder.join(&self.store.path);
+        if let Some(file) = &mut self.keys.root_key_file {
+            *file = folder.join(&file);
+        }
+    }
+
     /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
     fn check_addresses(&self, node: &Node<'_>, section: &mut Section<'_>) {
         let (public, ops) = (self.listen.public, self.listen.ops);

@@ -1,3 +1,5 @@
+//! Tests of the limiters.
+
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;

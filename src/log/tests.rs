@@ -1,3 +1,5 @@
+//! Tests of log lines.
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -54,6 +56,7 @@ fn access(method: &str) -> Access<'_> {
         status: 200,
         key: Some(key()),
         bytes: 12,
+        complete: true,
         in_gate: Duration::from_micros(34),
         at_upstream: Some(Duration::from_micros(56)),
     }

@@ -1,3 +1,5 @@
+//! Tests of the metric families.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tests of the ops pages.
+
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Request, Response};
 use http_body::Body;

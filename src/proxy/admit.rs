@@ -174,7 +174,7 @@ fn presented(parts: &Parts, route: &Route) -> Result<Option<KeySecret>, Credenti
     credential::in_query(query, name.as_str())
 }
 
-fn check_opt_ins(encoded_slash: bool, semicolon: bool, path: &Path<'_>) -> Result<(), Refusal> {
+pub(crate) fn check_opt_ins(encoded_slash: bool, semicolon: bool, path: &Path<'_>) -> Result<(), Refusal> {
     if path.has_encoded_slash() && !encoded_slash {
         return Err(Refusal::EncodedSlash);
     }
@@ -200,7 +200,7 @@ fn limit(route: &Route, holder: Option<&Arc<Holder>>, now: Instant) -> Result<Op
     }
 }
 
-fn denied(deny: Deny) -> Refusal {
+pub(crate) fn denied(deny: Deny) -> Refusal {
     match deny {
         Deny::Closed => Refusal::RouteClosed,
         Deny::KeyMissing => Refusal::CredentialsMissing,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http::{Refusal, headers};
@@ -55,6 +55,8 @@ impl Door {
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+        // RFC 9110 §2.5: each hop speaks its own version; what the client spoke says nothing about ours.
+        parts.version = Version::HTTP_11;
         let upload = body.upload();
         let until = route.settings.timeout.map(|timeout| account.started + timeout);
         let sent = Instant::now();
@@ -157,6 +159,8 @@ fn pass_on(
         return Err(Refusal::UpstreamInvalid);
     }
     headers::prepare_response(response.headers_mut());
+    // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
+    *response.version_mut() = Version::HTTP_11;
     let upstream = &route.upstream;
     Ok(response.map(|incoming| {
         Body::streamed(Streamed {

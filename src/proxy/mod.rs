@@ -27,6 +27,7 @@ use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler};
 
 pub use admit::{Admitted, Head, Trail};
+pub(crate) use admit::{check_opt_ins, denied};
 pub use body::{Body, RequestBody};
 pub use gate::{Gate, Route};
 pub use settings::{

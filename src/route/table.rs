@@ -239,10 +239,9 @@ struct SegmentHasher(u64);
 
 impl Hasher for SegmentHasher {
     fn write(&mut self, bytes: &[u8]) {
+        // Not copied into an array of eight first: reading back what was just written byte by byte stalls.
         for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
+            self.write_u64(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
         }
     }
 

@@ -284,14 +284,14 @@ impl Value for String {
     }
 }
 
-/// A relative path starts at the file's own folder.
+/// As written; whoever composes the options lets relative ones start at the file's own folder, defaults too.
 impl Value for PathBuf {
     fn read(node: &Node<'_>) -> Option<Self> {
         let text = node.text()?;
         if text.is_empty() {
             return node.problem(format!("{} is empty; give a path", node.name()));
         }
-        Some(node.folder().join(text))
+        Some(Self::from(text))
     }
 }
 

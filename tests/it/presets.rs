@@ -169,4 +169,3 @@ fn check(name: &str, table: &'static str) {
     let untried: Vec<&String> = untried.iter().filter(|line| !met.contains(*line)).collect();
     assert!(untried.is_empty(), "{name}: lines without a row: {untried:#?}");
 }
-

@@ -1,0 +1,56 @@
+//! `check`: all that is wrong with a configuration, and what of it is worth a second thought.
+
+use clap::Args;
+
+use crate::config::Config;
+use crate::policy::Requirement;
+
+use super::{ConfigArgument, Exit, output};
+
+/// Check a configuration file
+///
+/// Tells every problem at once, each with its line and column, and what is allowed but worth a second thought. Ends with
+/// 0 when `serve` would take the file, else with 1. Opens no store and no connection.
+#[derive(Args)]
+#[command(after_help = "Example: portcullis check --config portcullis.toml")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let config = arguments.config.load()?;
+    for warning in warnings(&config) {
+        output::note(&format!("warning: {warning}"));
+    }
+    output::print(&format!(
+        "{}: ok ({}, {})",
+        arguments.config.config.display(),
+        counted(config.upstreams.len(), "upstream"),
+        counted(config.routes.lines().len(), "route"),
+    ))?;
+    Ok(Exit::Success)
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.routes.lines().len() == 0 {
+        warnings.push("there are no routes: every request is refused".to_owned());
+    }
+    let public = config.routes.lines().filter(|(_, line)| line.settings.requirement == Requirement::Public);
+    warnings.extend(public.map(|(pattern, _)| format!("{pattern} is public: anyone may send it, with no key")));
+    let listen = &config.listen;
+    if !listen.public.ip().is_loopback() {
+        let message = format!("listen.public is {}, without TLS: keys can be read on the network", listen.public);
+        warnings.push(message);
+    }
+    if !listen.ops.ip().is_loopback() {
+        warnings.push(format!("listen.ops is {}: metrics can be read there with no key", listen.ops));
+    }
+    warnings
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}

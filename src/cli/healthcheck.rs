@@ -1,0 +1,62 @@
+//! `healthcheck`: whether a gate on this machine is alive, for containers that have no curl.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use http::Method;
+
+use crate::config::Config;
+
+use super::client::{Address, Client, Patience, Question};
+use super::exit::UsageError;
+use super::{Exit, output};
+
+const HEALTHY: &str = "/-/healthy";
+const PATIENCE: Patience = Patience { connect: Duration::from_secs(2), answer: Duration::from_secs(3) };
+
+/// Ask a gate whether it is healthy
+///
+/// Says `healthy` and ends with 0, or says why not and ends with 1. Gives up after some seconds.
+#[derive(Args)]
+#[command(after_help = "Example, in a Dockerfile: HEALTHCHECK CMD [\"portcullis\", \"healthcheck\"]")]
+pub(super) struct Arguments {
+    /// What to ask; `/-/ready` instead of `/-/healthy` tells whether it takes requests
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9900/-/healthy")]
+    url: String,
+    /// Take the ops address from this configuration file instead
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let url = match &arguments.config {
+        Some(path) => format!("http://{}{HEALTHY}", reachable(Config::load(path)?.listen.ops)),
+        None => arguments.url.clone(),
+    };
+    let address = Address::parse(&url).map_err(|message| UsageError(format!("--url: {message}")))?;
+    let path = if address.path().is_empty() { HEALTHY } else { address.path() }.to_owned();
+    let mut client = Client::new(address, PATIENCE)?;
+    let question = Question { method: Method::GET, target: &path, authorization: None, json: None };
+    let reason = match client.ask(question) {
+        Ok(answer) if answer.status.is_success() => {
+            output::print("healthy")?;
+            return Ok(Exit::Success);
+        }
+        Ok(answer) => answer.status.to_string(),
+        Err(error) => format!("{:#}", anyhow::Error::new(error)),
+    };
+    output::print(&format!("unhealthy: {}{path}: {reason}", client.address()))?;
+    Ok(Exit::Refused)
+}
+
+/// A listener on all addresses is reached through the loopback one.
+fn reachable(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listener.port())
+}

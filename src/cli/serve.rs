@@ -1,0 +1,28 @@
+//! `serve`: the gate itself.
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::app::{self, Start};
+use crate::log;
+
+use super::{ConfigArgument, Exit};
+
+/// Run the gate until SIGTERM or SIGINT
+///
+/// The store must have been made by `init`, or `keys.root_key_file` must name a key made by `keygen`: an empty directory
+/// never gets a key by itself. A signal stops new connections, lets running requests end, and writes all that is left to
+/// the store.
+#[derive(Args)]
+#[command(after_help = "Example: portcullis serve --config portcullis.toml")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let config = arguments.config.load()?;
+    let _flush = log::init(&config.log).context("cannot start logging")?;
+    app::serve(config, &arguments.config.config, Start::default())?;
+    Ok(Exit::Success)
+}

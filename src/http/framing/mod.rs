@@ -1,0 +1,35 @@
+//! What a byte stream must look like before hyper may see it: strict HTTP/1 framing, on both sides.
+//!
+//! hyper is lenient where a proxy must not be: it merges repeated lengths, drops Content-Length beside
+//! Transfer-Encoding, takes bare line feeds, absolute targets and loose chunk syntax. So each socket is read through a
+//! [`Sieve`] that holds a message head back until all of it is valid, then counts or walks the body, and so always
+//! knows where the next message starts. Knows nothing of routes, keys or deadlines.
+//!
+//! Invariants: a verdict depends on the bytes alone, never on how they were cut into reads; nothing invalid is passed
+//! on; at most one head is held back.
+
+mod chunked;
+mod field;
+mod host;
+mod lengths;
+mod malformed;
+mod request;
+mod response;
+mod sieve;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+pub use malformed::Malformed;
+pub use request::{RequestLimits, Requests};
+pub use response::{BadResponse, ResponseLimits};
+pub use sieve::{Progress, Rules, Sieve, Stop};
+pub use upstream::{GuardedUpstream, UpstreamState};
+
+/// How the fields of a head say that its body ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Body {
+    Chunked,
+    Sized(u64),
+}

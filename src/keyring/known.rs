@@ -1,0 +1,105 @@
+//! What is known without the disk: the directory of all ids, and the cache of the keys in use.
+//!
+//! Invariants: under the directory's lock, a cached holder is at the directory's revision of its key; a revision gets in
+//! after it is on disk and before it is acknowledged. So a look-up that read a record before it was deleted or changed
+//! cannot put it back after.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use moka::sync::Cache;
+use tokio::sync::watch;
+
+use super::KeyView;
+use super::directory::{Directory, Entry};
+use super::holder::Holder;
+use crate::clock::Timestamp;
+use crate::key::{KeyId, KeyRecord, Kind};
+use crate::limit::KeyLimits;
+use crate::metrics::Metrics;
+
+pub(super) struct Known {
+    /// Also held, shared, while the cache is filled, and alone, while a change is made known.
+    directory: RwLock<Directory>,
+    holders: Cache<KeyId, Arc<Holder>>,
+    limits: KeyLimits,
+    changed: watch::Sender<()>,
+    metrics: Arc<Metrics>,
+}
+
+impl Known {
+    pub(super) fn new(entries: Vec<Entry>, cached_max: NonZeroU32, limits: KeyLimits, metrics: Arc<Metrics>) -> Self {
+        let directory = Directory::new(entries);
+        let known = Self {
+            directory: RwLock::new(directory),
+            holders: Cache::new(u64::from(cached_max.get())),
+            limits,
+            changed: watch::Sender::new(()),
+            metrics,
+        };
+        known.count(&known.directory());
+        known
+    }
+
+    /// The key in the cache. Takes no lock that a change or a look-up holds.
+    pub(super) fn holder(&self, id: &KeyId) -> Option<Arc<Holder>> {
+        self.holders.get(id)
+    }
+
+    pub(super) fn directory(&self) -> RwLockReadGuard<'_, Directory> {
+        // Changed in steps that do not panic, so what a panic elsewhere leaves behind is whole.
+        self.directory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when the directory has changed.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Puts a key that was read from the store into the cache. `None`: it has changed since, or is gone.
+    pub(super) fn fill(&self, view: &KeyView) -> Option<Arc<Holder>> {
+        let directory = self.directory();
+        if directory.revision(&view.record.id) != Some(view.record.revision) {
+            return None;
+        }
+        let fresh = || Arc::new(Holder::new(view.record.clone(), view.last_used, &self.limits));
+        Some(self.holders.entry(view.record.id).or_insert_with(fresh).into_value())
+    }
+
+    /// Makes known what is on disk now: the key's record, or that there is none.
+    pub(super) fn publish(&self, id: &KeyId, record: Option<&KeyRecord>) {
+        let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        match record {
+            Some(record) => {
+                directory.insert(Entry::from(record));
+                if let Some(holder) = self.holders.get(id) {
+                    self.holders.insert(*id, Arc::new(holder.succeed(record.clone())));
+                }
+            }
+            None => {
+                directory.remove(id);
+                self.holders.invalidate(id);
+            }
+        }
+        self.count(&directory);
+        drop(directory);
+        self.changed.send_replace(());
+    }
+
+    /// Drops a key from the cache, for a change of it whose outcome is unknown.
+    pub(super) fn distrust(&self, id: &KeyId) {
+        let _alone = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        self.holders.invalidate(id);
+    }
+
+    /// When the key was used last: as the store knows, or later.
+    pub(super) fn last_used(&self, id: &KeyId, stored: Option<Timestamp>) -> Option<Timestamp> {
+        stored.max(self.holder(id).and_then(|holder| holder.last_used()))
+    }
+
+    fn count(&self, directory: &Directory) {
+        for kind in Kind::EVERY {
+            self.metrics.set_keys(kind, directory.count(kind));
+        }
+    }
+}

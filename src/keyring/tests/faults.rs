@@ -1,0 +1,99 @@
+//! A store that fails: what the cache knows goes on, the rest is unavailable, and nothing is half made.
+
+use super::harness::{Fault, Ring, copy, custom};
+use crate::key::KeyReference;
+use crate::keyring::{CHANGES_QUEUED_MAX, ChangeError};
+use crate::store::Store;
+
+#[tokio::test]
+async fn store_that_fails_leaves_cached_keys_alone_and_makes_the_rest_unavailable() {
+    let ring = Ring::start().await;
+    let (warm, cold) = (ring.key(&["monitor:read"]).await, ring.key(&["monitor:read"]).await);
+    ring.holder(&warm).await.unwrap();
+    ring.store.break_with(Fault::Everything);
+
+    assert!(ring.holder(&warm).await.is_some());
+    assert!(ring.keyring.holder(&cold).await.is_err());
+    assert!(ring.keyring.list(0, 10).await.is_err());
+    assert!(ring.keyring.get(&KeyReference::Id(cold.id())).await.is_err());
+    let created = ring.keyring.create(ring.by_root(), custom(&["monitor:read"])).await;
+    assert_eq!(created.unwrap_err(), ChangeError::Unavailable);
+    assert_eq!(ring.rescope(&cold, &["issue:read"]).await.unwrap_err(), ChangeError::Unavailable);
+    assert_eq!(ring.delete(ring.by_root(), &cold).await.unwrap_err(), ChangeError::Unavailable);
+
+    ring.store.break_with(Fault::None);
+    assert!(ring.holder(&cold).await.is_some());
+    ring.delete(ring.by_root(), &cold).await.unwrap();
+}
+
+#[tokio::test]
+async fn change_that_could_not_be_written_is_not_visible() {
+    let ring = Ring::start().await;
+    let key = ring.key(&["monitor:read"]).await;
+    ring.holder(&key).await.unwrap();
+    let (keys, revision) = (ring.keyring.keys(), ring.store.revision().unwrap());
+    ring.store.break_with(Fault::Writes);
+
+    assert!(ring.keyring.create(ring.by_root(), custom(&["monitor:read"])).await.is_err());
+    assert_eq!(ring.rescope(&key, &["issue:read"]).await.unwrap_err(), ChangeError::Unavailable);
+    assert_eq!(ring.delete(ring.by_root(), &key).await.unwrap_err(), ChangeError::Unavailable);
+
+    assert_eq!((ring.keyring.keys(), ring.store.revision().unwrap()), (keys, revision));
+    assert_eq!(ring.holder(&key).await.unwrap().record().scopes.names(), ["monitor:read"]);
+}
+
+#[tokio::test]
+async fn uncertain_change_leaves_what_the_store_says() {
+    let ring = Ring::start().await;
+    let (narrowed, deleted) = (ring.key(&["monitor:read", "issue:read"]).await, ring.key(&["monitor:read"]).await);
+    ring.holder(&narrowed).await.unwrap();
+    ring.holder(&deleted).await.unwrap();
+    ring.store.break_with(Fault::Uncertain);
+
+    assert_eq!(ring.rescope(&narrowed, &["issue:read"]).await.unwrap_err(), ChangeError::Unavailable);
+    assert_eq!(ring.delete(ring.by_root(), &deleted).await.unwrap_err(), ChangeError::Unavailable);
+
+    assert_eq!(ring.holder(&narrowed).await.unwrap().record().scopes.names(), ["issue:read"]);
+    assert!(ring.holder(&deleted).await.is_none());
+    ring.store.break_with(Fault::None);
+    ring.key(&["monitor:read"]).await;
+    let log = ring.store.changes(0, 100).unwrap();
+    assert!(log.windows(2).all(|pair| pair[0].revision + 1 == pair[1].revision));
+}
+
+#[tokio::test]
+async fn key_whose_change_is_uncertain_and_unreadable_is_neither_admitted_nor_called_invalid() {
+    let ring = Ring::start().await;
+    let key = ring.key(&["monitor:read"]).await;
+    ring.holder(&key).await.unwrap();
+    let hold = ring.store.hold_next_commit();
+    let (keyring, actor, id) = (std::sync::Arc::clone(&ring.keyring), ring.by_root(), key.id());
+    let delete = tokio::spawn(async move { keyring.delete(actor, KeyReference::Id(id), None).await });
+    hold.reached.await.unwrap();
+    ring.store.break_with(Fault::Everything);
+    hold.release.send(()).unwrap();
+
+    assert_eq!(delete.await.unwrap().unwrap_err(), ChangeError::Unavailable);
+    assert!(ring.keyring.holder(&copy(&key)).await.is_err());
+}
+
+#[tokio::test]
+async fn changes_beyond_the_queue_are_refused_at_once() {
+    let ring = Ring::start().await;
+    let create = || {
+        let (keyring, actor) = (std::sync::Arc::clone(&ring.keyring), ring.by_root());
+        tokio::spawn(async move { keyring.create(actor, custom(&["monitor:read"])).await })
+    };
+    let hold = ring.store.hold_next_commit();
+    let first = create();
+    hold.reached.await.unwrap();
+    let waiting: Vec<_> = (0..CHANGES_QUEUED_MAX).map(|_| create()).collect();
+    for refused in (0..10).map(|_| create()).collect::<Vec<_>>() {
+        assert_eq!(refused.await.unwrap().unwrap_err(), ChangeError::Unavailable);
+    }
+    hold.release.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for made in waiting {
+        made.await.unwrap().unwrap();
+    }
+}

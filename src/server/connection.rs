@@ -1,0 +1,224 @@
+//! One client connection from accept to close: hyper behind the guard, with one timer for all that it waits for.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::drain::Draining;
+use super::exchange::{Exchange, Handler};
+use super::guard::Guarded;
+use super::settings::Client;
+use super::watch::{Moment, Phase, Watch};
+
+/// hyper, set up once for all connections of a listener.
+pub(super) fn protocol(client: &Client) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // No `pipeline_flush`: with it hyper buffers a response body without bound while pipelined bytes wait.
+    builder.half_close(false).header_read_timeout(None).max_buf_size(buffer_bytes(client));
+    let headers_max = client.headers_max.get() as usize;
+    if headers_max > HYPER_HEADERS {
+        builder.max_headers(headers_max);
+    }
+    builder
+}
+
+/// hyper's own limit, for which it needs no allocation; ours is checked before.
+const HYPER_HEADERS: usize = 100;
+
+fn buffer_bytes(client: &Client) -> usize {
+    client.header_bytes_max.as_usize().saturating_add(8 * 1024).max(64 * 1024)
+}
+
+/// Serves one connection until it ends, of itself or because of `draining`.
+///
+/// # Errors
+/// What hyper ended with; worth a debug line, since clients come and go.
+pub(super) async fn serve_connection<H: Handler>(
+    protocol: &http1::Builder,
+    socket: TcpStream,
+    peer: SocketAddr,
+    client: &Client,
+    handler: H,
+    draining: &Draining,
+) -> hyper::Result<()> {
+    let watch = Arc::new(Watch::new(Instant::now()));
+    let guarded = TokioIo::new(Guarded::new(socket, client, Arc::clone(&watch)));
+    let service = Service { handler, peer, watch: Arc::clone(&watch), ordinal: AtomicU64::new(0) };
+    let service = service_fn(move |request| service.call(request));
+    let mut connection = pin!(protocol.serve_connection(guarded, service));
+    let mut alarm = pin!(tokio::time::sleep(client.first_byte_timeout));
+    let mut silence = Silence::new(client);
+    let mut drain_started = pin!(draining.started());
+    let (mut is_registered, mut is_told) = (false, false);
+    std::future::poll_fn(|cx| {
+        // Polled once, for its waker: a spawned task's waker stays the same, and `has_started` is cheaper.
+        if !is_registered {
+            is_registered = true;
+            let _ = drain_started.as_mut().poll(cx);
+        }
+        if !is_told && draining.has_started() {
+            is_told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        loop {
+            // Whoever still waits in the handler or in a response body says so again when it is polled.
+            watch.clear(Phase::Request);
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            let silence_ends = silence.deadline(&watch);
+            ready!(poll_alarm(alarm.as_mut(), cx, &watch, silence_ends));
+            if silence_ends.is_some_and(|deadline| watch.has_expired(deadline)) {
+                // Nothing is in flight, so this closes at once.
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    })
+    .await
+}
+
+/// Ready when a deadline has expired. The timer is only moved to an earlier time: one that comes too early is set again,
+/// which costs less than moving it with every request.
+fn poll_alarm(
+    mut alarm: Pin<&mut Sleep>,
+    cx: &mut Context<'_>,
+    watch: &Watch,
+    silence_ends: Option<Moment>,
+) -> Poll<()> {
+    loop {
+        let silence_ends = silence_ends.filter(|deadline| !watch.has_expired(*deadline));
+        let Some(next) = watch.next().into_iter().chain(silence_ends).min() else {
+            return Poll::Pending;
+        };
+        let due = tokio::time::Instant::from_std(watch.instant(next));
+        if due < alarm.deadline() {
+            alarm.as_mut().reset(due);
+        }
+        ready!(alarm.as_mut().poll(cx));
+        let now = Instant::now();
+        watch.fire(now);
+        alarm.as_mut().reset(tokio::time::Instant::from_std(now + ALARM_OFF));
+        if watch.has_expired(next) {
+            return Poll::Ready(());
+        }
+    }
+}
+
+/// Where the timer rests while nothing is known to be due; any deadline is earlier or gets set when it comes.
+const ALARM_OFF: Duration = Duration::from_secs(86_400);
+
+/// The bound on a connection that does nothing: before its first request, and between two.
+struct Silence {
+    first_byte_timeout: Duration,
+    idle_timeout: Duration,
+    heads: u64,
+    deadline: Option<Moment>,
+}
+
+impl Silence {
+    fn new(client: &Client) -> Self {
+        Self {
+            first_byte_timeout: client.first_byte_timeout,
+            idle_timeout: client.idle_timeout,
+            heads: 0,
+            deadline: None,
+        }
+    }
+
+    /// When the present silence has lasted too long; `None` while there is none.
+    fn deadline(&mut self, watch: &Watch) -> Option<Moment> {
+        if !watch.is_idle() {
+            return None;
+        }
+        if self.heads != watch.heads() {
+            self.heads = watch.heads();
+            self.deadline = None;
+        }
+        let timeout = if self.heads == 0 { self.first_byte_timeout } else { self.idle_timeout };
+        Some(*self.deadline.get_or_insert_with(|| watch.after(timeout)))
+    }
+}
+
+/// A handler on one connection.
+struct Service<H> {
+    handler: H,
+    peer: SocketAddr,
+    watch: Arc<Watch>,
+    /// Of the last request, from 1.
+    ordinal: AtomicU64,
+}
+
+impl<H: Handler> Service<H> {
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Tracked<H::Body>>, Infallible>> + use<H> {
+        let ordinal = self.ordinal.fetch_add(1, Ordering::Relaxed) + 1;
+        let malformed = self.watch.refusal_of(ordinal);
+        let exchange = Exchange::new(self.peer, malformed, Arc::clone(&self.watch));
+        let busy = Busy::new(Arc::clone(&self.watch));
+        let handler = self.handler.clone();
+        async move {
+            let mut response = handler.handle(request, exchange).await;
+            // hyper finds out that a body was left unread only after it has written the head.
+            if malformed.is_some() || busy.0.is_in_body_of(ordinal) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| Tracked { body, _busy: busy }))
+        }
+    }
+}
+
+/// Marks the connection as busy while it lives.
+struct Busy(Arc<Watch>);
+
+impl Busy {
+    fn new(watch: Arc<Watch>) -> Self {
+        watch.set_busy(true);
+        Self(watch)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set_busy(false);
+    }
+}
+
+/// A response body that keeps the connection busy until hyper is done with it.
+struct Tracked<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,99 @@
+//! What a handler is, and what it is told about a request beside the request itself.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::watch::{Phase, Watch};
+use crate::http::framing::Malformed;
+
+/// Answers requests. Cloned for each of them.
+pub trait Handler: Clone + Send + Sync + 'static {
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
+
+    /// Dropped when the client goes away.
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        exchange: Exchange,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// One request's surroundings.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    peer: SocketAddr,
+    malformed: Option<Malformed>,
+    timer: Timer,
+}
+
+impl Exchange {
+    pub(super) fn new(peer: SocketAddr, malformed: Option<Malformed>, watch: Arc<Watch>) -> Self {
+        Self { peer, malformed, timer: Timer(watch) }
+    }
+
+    /// The other end of the connection.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Why what the client sent was no valid request. The request is then a stand-in without meaning: refuse it with
+    /// this; the connection closes after the response.
+    pub fn malformed(&self) -> Option<Malformed> {
+        self.malformed
+    }
+
+    pub fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    /// See [`Timer::bounded`].
+    pub async fn bounded<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
+        self.timer.bounded(at, future).await
+    }
+}
+
+/// The connection's one timer, for a handler and the response body it returns: no timer is made for a request.
+///
+/// Works where the connection's task polls, which is in `handle` and in the response body, not in spawned tasks.
+#[derive(Clone, Debug)]
+pub struct Timer(Arc<Watch>);
+
+/// The deadline came first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("deadline elapsed")]
+pub struct Elapsed;
+
+impl Timer {
+    /// Waits for `future`, at most until `at`. Nests; the earliest deadline counts.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when the future was not ready in time. It is dropped.
+    pub async fn bounded<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| self.poll_bounded(at, future.as_mut().poll(cx))).await
+    }
+
+    /// The same for a poll function: passes on what is ready, and tells the timer of `at` otherwise. `at` must be given
+    /// again at every poll.
+    pub fn poll_bounded<T>(&self, at: Instant, poll: Poll<T>) -> Poll<Result<T, Elapsed>> {
+        if let Poll::Ready(value) = poll {
+            return Poll::Ready(Ok(value));
+        }
+        let deadline = self.0.moment(at);
+        if self.0.has_expired(deadline) {
+            return Poll::Ready(Err(Elapsed));
+        }
+        self.0.lower(Phase::Request, deadline);
+        Poll::Pending
+    }
+}

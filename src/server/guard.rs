@@ -1,0 +1,219 @@
+//! The client's socket as hyper sees it: only valid requests, and each wait with its deadline.
+//!
+//! What is invalid never reaches hyper: it gets a stand-in request in its place, so that the handler answers in order
+//! behind earlier pipelined requests. Nothing is read after that.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::settings::Client;
+use super::watch::{Moment, Phase, Watch};
+use crate::http::framing::{Malformed, Requests, Sieve, Stop};
+
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\n\r\n";
+
+/// How long, and how much, to go on reading from a client that should stop sending, so that our last response is not
+/// lost to a reset (RFC 9112 §9.6).
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
+pub(super) struct Guarded<S> {
+    socket: S,
+    sieve: Sieve<Requests>,
+    watch: Arc<Watch>,
+    header_timeout: Duration,
+    body_timeout: Duration,
+    write_timeout: Duration,
+    /// Of the head or the silence in a body that is being waited for; survives dribbled bytes of a head.
+    read_deadline: Option<Moment>,
+    write_deadline: Option<Moment>,
+    /// What hyper has yet to read of the stand-in, once something was refused.
+    stand_in: Option<&'static [u8]>,
+    lingering: Option<Lingering>,
+}
+
+struct Lingering {
+    deadline: Moment,
+    bytes_left: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    pub(super) fn new(socket: S, client: &Client, watch: Arc<Watch>) -> Self {
+        Self {
+            socket,
+            sieve: Sieve::new(Requests::new(client.request_limits())),
+            watch,
+            header_timeout: client.header_timeout,
+            body_timeout: client.body_timeout,
+            write_timeout: client.write_timeout,
+            read_deadline: None,
+            write_deadline: None,
+            stand_in: None,
+            lingering: None,
+        }
+    }
+
+    fn refuse(&mut self, malformed: Malformed) {
+        let ordinal = self.sieve.rules().heads() + 1;
+        self.watch.refuse(ordinal, malformed);
+        self.watch.clear(Phase::Read);
+        self.watch.passed(ordinal, false, false);
+        self.stand_in = Some(STAND_IN);
+    }
+
+    /// hyper is made to wait for ever once it has the stand-in: the end of the stream would make it drop the response.
+    fn give_stand_in(rest: &mut &'static [u8], buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if rest.is_empty() {
+            return Poll::Pending;
+        }
+        let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
+        buf.put_slice(now);
+        *rest = later;
+        Poll::Ready(Ok(()))
+    }
+
+    fn passed(&mut self) {
+        self.read_deadline = None;
+        self.watch.clear(Phase::Read);
+        self.tell_position();
+    }
+
+    fn tell_position(&self) {
+        let rules = self.sieve.rules();
+        let is_in_body = rules.is_in_body();
+        self.watch.passed(rules.heads(), is_in_body, !is_in_body && !self.sieve.is_holding());
+    }
+
+    /// The socket has nothing: sets the deadline of what is waited for. Returns what to do when it has expired.
+    fn waiting(&mut self) -> Result<(), Malformed> {
+        self.tell_position();
+        let (timeout, malformed) = if self.sieve.rules().is_in_body() {
+            (self.body_timeout, Malformed::BodyTimeout)
+        } else if self.sieve.is_holding() {
+            (self.header_timeout, Malformed::HeadTimeout)
+        } else {
+            // Silence between requests is the connection's to bound: only it knows whether a response is due.
+            self.watch.clear(Phase::Read);
+            return Ok(());
+        };
+        let deadline = *self.read_deadline.get_or_insert_with(|| self.watch.after(timeout));
+        if self.watch.has_expired(deadline) {
+            return Err(malformed);
+        }
+        self.watch.set(Phase::Read, deadline);
+        Ok(())
+    }
+
+    /// Keeps the write deadline: set when the client takes nothing, gone when it takes something.
+    fn written<T>(&mut self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            if self.write_deadline.take().is_some() {
+                self.watch.clear(Phase::Write);
+            }
+            return poll;
+        }
+        let deadline = *self.write_deadline.get_or_insert_with(|| self.watch.after(self.write_timeout));
+        if self.watch.has_expired(deadline) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client takes nothing of the response")));
+        }
+        self.watch.set(Phase::Write, deadline);
+        Poll::Pending
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let owes_more = self.stand_in.is_some() || self.sieve.rules().is_in_body() || self.sieve.is_holding();
+        let lingering = self.lingering.get_or_insert_with(|| Lingering {
+            deadline: self.watch.after(LINGER_TIMEOUT),
+            bytes_left: LINGER_BYTES_MAX,
+        });
+        let mut discarded = [0; 8 * 1024];
+        while lingering.bytes_left > 0 {
+            let mut buf = ReadBuf::new(&mut discarded);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    lingering.bytes_left = lingering.bytes_left.saturating_sub(buf.filled().len());
+                }
+                Poll::Ready(_) => break,
+                // A client that owes nothing may stay silent for long: its side closes when it sees ours closed.
+                Poll::Pending if !owes_more || self.watch.has_expired(lingering.deadline) => break,
+                Poll::Pending => {
+                    self.watch.set(Phase::Read, lingering.deadline);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(rest) = &mut this.stand_in {
+                return Self::give_stand_in(rest, buf);
+            }
+            let malformed = match this.sieve.poll_read(&mut this.socket, cx, buf) {
+                Poll::Ready(Ok(())) => {
+                    this.passed();
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(Stop::Io(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(Stop::Violation(malformed))) => malformed,
+                Poll::Pending => match this.waiting() {
+                    Ok(()) => return Poll::Pending,
+                    Err(malformed) => malformed,
+                },
+            };
+            if this.sieve.rules().is_in_body() {
+                let kind = match malformed {
+                    Malformed::BodyTimeout => io::ErrorKind::TimedOut,
+                    _ => io::ErrorKind::InvalidData,
+                };
+                return Poll::Ready(Err(io::Error::new(kind, malformed)));
+            }
+            this.refuse(malformed);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.socket).poll_write(cx, buf);
+        this.written(poll)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
+        this.written(poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.socket).poll_flush(cx);
+        this.written(poll)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+        }
+        this.poll_linger(cx)
+    }
+}

@@ -1,0 +1,91 @@
+//! Listening sockets: one a worker on the same address, so that the kernel spreads the connections.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// An address cannot be listened on. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {advice}")]
+pub struct BindError {
+    pub address: SocketAddr,
+    advice: &'static str,
+    source: io::Error,
+}
+
+/// Sockets that listen on one address.
+#[derive(Debug)]
+pub struct Listeners {
+    address: SocketAddr,
+    pub(super) sockets: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds `address` once for each worker. Port 0 means any free port, the same for all.
+    ///
+    /// # Errors
+    /// [`BindError`] when the address is in use (by another process too, which the shared binding would hide), not this
+    /// machine's, or not allowed.
+    pub fn bind(address: SocketAddr, workers: usize, backlog: NonZeroU32) -> Result<Self, BindError> {
+        let explain = |source: io::Error| BindError { address, advice: advice(&source), source };
+        if workers > 1 && address.port() != 0 {
+            socket(address, Sharing::Exclusive).map_err(explain)?;
+        }
+        let sharing = if workers > 1 { Sharing::AmongWorkers } else { Sharing::Exclusive };
+        let first = listen(address, sharing, backlog).map_err(explain)?;
+        let address = first.local_addr().map_err(explain)?;
+        let mut sockets = vec![first];
+        for _ in 1..workers {
+            sockets.push(listen(address, sharing, backlog).map_err(explain)?);
+        }
+        Ok(Self { address, sockets })
+    }
+
+    /// With the port that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The only socket, for a listener that was bound for one worker; the first otherwise.
+    pub fn into_first(self) -> Option<TcpListener> {
+        self.sockets.into_iter().next()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Sharing {
+    AmongWorkers,
+    Exclusive,
+}
+
+fn listen(address: SocketAddr, sharing: Sharing, backlog: NonZeroU32) -> io::Result<TcpListener> {
+    let socket = socket(address, sharing)?;
+    socket.listen(i32::try_from(backlog.get()).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// A bound socket that is not listening yet. socket2 sets CLOEXEC.
+fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // A restart must not wait for old connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if let Sharing::AmongWorkers = sharing {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "it is in use; stop the other process or choose another port in [listen]",
+        io::ErrorKind::AddrNotAvailable => "it is not an address of this machine; see `ip address`, or use 0.0.0.0",
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE, or choose a higher port in [listen]"
+        }
+        _ => "the operating system refused",
+    }
+}

@@ -1,0 +1,28 @@
+//! Sockets, connections, deadlines, drain and worker threads: everything between the kernel and a [`Handler`].
+//!
+//! Knows nothing of routes, keys or stores. Every connection is read through the strict request rules of
+//! [`crate::http::framing`]: a handler sees valid requests, or a stand-in whose [`Exchange::malformed`] says what to
+//! refuse it with.
+//!
+//! Invariants: one timer a connection, whatever it waits for; over the limit of connections nothing is accepted; every
+//! task belongs to an accept loop and ends with it.
+
+mod connection;
+mod drain;
+mod exchange;
+mod guard;
+mod listener;
+mod serve;
+mod settings;
+mod watch;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+pub use drain::{Drain, Draining, drain};
+pub use exchange::{Elapsed, Exchange, Handler, Timer};
+pub use listener::{BindError, Listeners};
+pub use serve::{Context, Slots, serve};
+pub use settings::{Client, Listen, Shutdown, WorkerCount};
+pub use workers::{Workers, run_workers};

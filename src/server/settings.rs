@@ -1,0 +1,96 @@
+//! `[listen]`, `[client]` and `[shutdown]`: where connections come from, what they may take, how they end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::http::framing::RequestLimits;
+use crate::settings::{ByteSize, Node, Value, settings};
+
+settings! {
+    /// `[listen]`: addresses, and the threads that serve the public one.
+    pub struct Listen {
+        /// Where clients connect.
+        pub public: SocketAddr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
+        /// Where metrics and health are served; never reachable through `public`.
+        pub ops: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9900)),
+        /// Threads that serve requests, each with its own listener: `"auto"` is one a core.
+        pub workers: WorkerCount = WorkerCount::Auto,
+        /// Connections that the kernel keeps waiting, for each worker.
+        pub backlog: NonZeroU32 = NonZeroU32::new(1024).expect("not zero"),
+    }
+}
+
+settings! {
+    /// `[client]`: what one client connection may take.
+    pub struct Client {
+        /// Connections served at once, over all workers; more wait in the backlog.
+        pub connections_max: NonZeroU32 = NonZeroU32::new(10_000).expect("not zero"),
+        /// Silence allowed on a new connection.
+        pub first_byte_timeout: Duration = Duration::from_secs(10),
+        /// From the first byte of a request to the end of its header section.
+        pub header_timeout: Duration = Duration::from_secs(10),
+        /// Silence allowed between requests.
+        pub idle_timeout: Duration = Duration::from_secs(75),
+        /// Silence allowed in a request body that is being read.
+        pub body_timeout: Duration = Duration::from_secs(30),
+        /// How long a client may take nothing of a response that is ready.
+        pub write_timeout: Duration = Duration::from_secs(30),
+        /// Request line and header fields together.
+        pub header_bytes_max: ByteSize = ByteSize::kib(32),
+        /// Header fields of a request.
+        pub headers_max: NonZeroU32 = NonZeroU32::new(100).expect("not zero"),
+        /// Path and query of a request; 64 KiB at most.
+        pub target_bytes_max: ByteSize = ByteSize::kib(8),
+    }
+}
+
+settings! {
+    /// `[shutdown]`: how SIGTERM ends.
+    pub struct Shutdown {
+        /// How long to go on accepting while not ready, so that load balancers notice.
+        pub delay: Option<Duration> = None,
+        /// How long requests in flight may take to finish.
+        pub timeout: Duration = Duration::from_secs(30),
+    }
+}
+
+/// hyper parses no longer request target.
+const TARGET_BYTES_CEILING: usize = 65_534;
+
+impl Client {
+    pub(super) fn request_limits(&self) -> RequestLimits {
+        RequestLimits {
+            head_bytes_max: self.header_bytes_max.as_usize(),
+            fields_max: self.headers_max.get() as usize,
+            target_bytes_max: self.target_bytes_max.as_usize().min(TARGET_BYTES_CEILING),
+        }
+    }
+}
+
+/// How many worker threads: `"auto"`, or a number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WorkerCount {
+    Auto,
+    Fixed(NonZeroU32),
+}
+
+impl WorkerCount {
+    /// `Auto` is as many as this process may run at once (cgroup limits count).
+    pub fn get(self) -> usize {
+        match self {
+            Self::Auto => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            Self::Fixed(count) => count.get() as usize,
+        }
+    }
+}
+
+impl Value for WorkerCount {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.value().as_str() {
+            Some("auto") => Some(Self::Auto),
+            Some(_) => node.problem(format!("{} must be \"auto\" or a whole number", node.path())),
+            None => NonZeroU32::read(node).map(Self::Fixed),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What one connection is waiting for and until when, shared by its guard, its handler and its timer.
+//!
+//! All of them run in the connection's own task, so the atomics are for `Send` and never contend. Times are whole
+//! milliseconds since the connection was accepted; deadlines are rounded up and the present down, so that none is early.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::http::framing::Malformed;
+
+/// A moment of one connection.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Moment(u64);
+
+impl Moment {
+    const NEVER: Self = Self(u64::MAX);
+}
+
+/// What a deadline is for. Each has at most one deadline at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Phase {
+    Read,
+    Request,
+    Write,
+}
+
+#[derive(Debug)]
+pub(super) struct Watch {
+    epoch: Instant,
+    deadlines: [AtomicU64; 3],
+    /// When the timer fired last. What was due then has expired; whoever waits for it is polled, and acts on it.
+    fired: AtomicU64,
+    /// Heads passed to hyper, the stand-in for a refused one included.
+    heads: AtomicU64,
+    /// Whether the last of them has a body that is not all there yet.
+    is_in_body: AtomicBool,
+    /// Whether nothing of another request has arrived after the last message.
+    is_between: AtomicBool,
+    /// Whether a handler is at work or its response is being sent.
+    is_busy: AtomicBool,
+    /// The number of the request that stands in for a malformed one, from 1, and why.
+    refusal: OnceLock<(u64, Malformed)>,
+}
+
+impl Watch {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            deadlines: std::array::from_fn(|_| AtomicU64::new(Moment::NEVER.0)),
+            fired: AtomicU64::new(0),
+            heads: AtomicU64::new(0),
+            is_in_body: AtomicBool::new(false),
+            is_between: AtomicBool::new(true),
+            is_busy: AtomicBool::new(false),
+            refusal: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn moment(&self, at: Instant) -> Moment {
+        let since = at.saturating_duration_since(self.epoch);
+        Moment(u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn instant(&self, moment: Moment) -> Instant {
+        // A year: beyond any setting, and never an overflow.
+        self.epoch + Duration::from_millis(moment.0.min(365 * 86_400_000))
+    }
+
+    pub(super) fn after(&self, timeout: Duration) -> Moment {
+        self.moment(Instant::now() + timeout)
+    }
+
+    pub(super) fn set(&self, phase: Phase, deadline: Moment) {
+        self.deadlines[phase as usize].store(deadline.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn clear(&self, phase: Phase) {
+        self.set(phase, Moment::NEVER);
+    }
+
+    /// Sets the deadline unless an earlier one is set.
+    pub(super) fn lower(&self, phase: Phase, deadline: Moment) {
+        self.deadlines[phase as usize].fetch_min(deadline.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_expired(&self, deadline: Moment) -> bool {
+        deadline.0 <= self.fired.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fire(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.epoch);
+        self.fired.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The first deadline that has not expired yet.
+    pub(super) fn next(&self) -> Option<Moment> {
+        let deadlines = self.deadlines.iter().map(|deadline| Moment(deadline.load(Ordering::Relaxed)));
+        deadlines.filter(|deadline| *deadline < Moment::NEVER && !self.has_expired(*deadline)).min()
+    }
+
+    pub(super) fn passed(&self, heads: u64, is_in_body: bool, is_between: bool) {
+        self.heads.store(heads, Ordering::Relaxed);
+        self.is_in_body.store(is_in_body, Ordering::Relaxed);
+        self.is_between.store(is_between, Ordering::Relaxed);
+    }
+
+    pub(super) fn heads(&self) -> u64 {
+        self.heads.load(Ordering::Relaxed)
+    }
+
+    /// Whether body bytes of request `ordinal` are still to come.
+    pub(super) fn is_in_body_of(&self, ordinal: u64) -> bool {
+        self.heads() == ordinal && self.is_in_body.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_between.load(Ordering::Relaxed) && !self.is_busy.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_busy(&self, is_busy: bool) {
+        self.is_busy.store(is_busy, Ordering::Relaxed);
+    }
+
+    /// Only the first refusal counts: nothing is read after it.
+    pub(super) fn refuse(&self, ordinal: u64, malformed: Malformed) {
+        let _ = self.refusal.set((ordinal, malformed));
+    }
+
+    pub(super) fn refusal_of(&self, ordinal: u64) -> Option<Malformed> {
+        self.refusal.get().filter(|(refused, _)| *refused == ordinal).map(|(_, malformed)| *malformed)
+    }
+}

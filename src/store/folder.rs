@@ -1,0 +1,161 @@
+//! The directory that a store on disk lives in: who holds it, what marks it as a store, what makes it durable.
+//!
+//! Knows the names of the database's files and nothing of their content.
+//!
+//! Invariant: the mark never names a revision that is not on disk, so a store that ends before it has lost something.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+const DATABASE: &str = "db";
+const LOCK: &str = "portcullis.lock";
+const MARK: &str = "portcullis.mark";
+
+/// A directory that this process holds, for as long as the value lives.
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes hold of a directory that has a store in it.
+    pub(super) fn existing(path: &Path) -> Result<Self, StoreError> {
+        // Before the lock file is made: a wrong path must not leave our files behind.
+        if !path.join(DATABASE).is_file() {
+            return Err(StoreError::Missing { path: path.to_owned() });
+        }
+        Self::hold(path)
+    }
+
+    /// Takes hold of a directory that may or may not be there yet.
+    pub(super) fn created(path: &Path) -> Result<Self, StoreError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
+        let folder = Self::hold(path)?;
+        folder.restrict(path, 0o700)?;
+        // The database writes its configuration first and in two steps. One that was cut off there is taken for damage.
+        if !path.join(DATABASE).exists() {
+            remove_if_present(&path.join("conf"))?;
+        }
+        Ok(folder)
+    }
+
+    fn hold(path: &Path) -> Result<Self, StoreError> {
+        let lock_path = path.join(LOCK);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = options.open(&lock_path).map_err(at(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Only for the message: a holder that has not written its number yet is still a holder.
+                let _ = lock.read_to_string(&mut holder);
+                return Err(StoreError::Locked { path: path.to_owned(), pid: holder.trim().parse().ok() });
+            }
+            Err(TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
+        }
+        let pid = format!("{}\n", std::process::id());
+        lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0)).map_err(at(&lock_path))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the snapshot that a crash left half-written: the database would take it for its newest one.
+    pub(super) fn clear_half_written(&self) -> Result<(), StoreError> {
+        for entry in fs::read_dir(&self.path).map_err(at(&self.path))? {
+            let path = entry.map_err(at(&self.path))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("snap.") && name.ends_with(".generating") {
+                remove_if_present(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the database's file for [`Folder::sync`], and keeps it from other users.
+    pub(super) fn database_file(&self) -> Result<File, StoreError> {
+        let path = self.path.join(DATABASE);
+        self.restrict(&path, 0o600)?;
+        File::open(&path).map_err(at(&path))
+    }
+
+    /// Makes durable what the database has written.
+    pub(super) fn sync(&self, database: &File) -> Result<(), StoreError> {
+        // Pages over 128 KiB (keys with hundreds of scopes) go to files of their own, which nobody else syncs.
+        let blobs = self.path.join("blobs");
+        let mut any = false;
+        for entry in fs::read_dir(&blobs).map_err(at(&blobs))? {
+            let path = entry.map_err(at(&blobs))?.path();
+            match File::open(&path).and_then(|blob| blob.sync_data()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced.map_err(at(&path))?,
+            }
+            any = true;
+        }
+        if any {
+            sync_directory(&blobs)?;
+        }
+        database.sync_data().map_err(at(&self.path.join(DATABASE)))
+    }
+
+    /// Makes the presence of the files durable.
+    pub(super) fn sync_names(&self) -> Result<(), StoreError> {
+        let conf = self.path.join("conf");
+        File::open(&conf).and_then(|conf| conf.sync_all()).map_err(at(&conf))?;
+        sync_directory(&self.path)?;
+        self.path.canonicalize().ok().as_deref().and_then(Path::parent).map_or(Ok(()), sync_directory)
+    }
+
+    /// The last revision that was acknowledged, as far as the mark knows: it may be behind, never ahead.
+    pub(super) fn marked(&self) -> Result<Option<u64>, StoreError> {
+        let path = self.path.join(MARK);
+        match fs::read_to_string(&path) {
+            // A mark that cannot be read proves nothing against a store that can.
+            Ok(text) => Ok(Some(text.trim().strip_prefix("revision ").and_then(|n| n.parse().ok()).unwrap_or(0))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(at(&path)(source)),
+        }
+    }
+
+    pub(super) fn mark_file(&self) -> Result<File, StoreError> {
+        let path = self.path.join(MARK);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(at(&path))
+    }
+
+    fn restrict(&self, path: &Path, mode: u32) -> Result<(), StoreError> {
+        match fs::set_permissions(path, Permissions::from_mode(mode)) {
+            // A mounted volume belongs to somebody else, who also decides who may read it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            set => set.map_err(at(path)),
+        }
+    }
+}
+
+/// Writes the revision into the mark. Always the same length in one sector, so that it is replaced whole.
+pub(super) fn write_mark(mark: &File, revision: u64) -> io::Result<()> {
+    mark.write_all_at(format!("revision {revision:020}\n").as_bytes(), 0)
+}
+
+pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::File { path: path.clone(), source }
+}
+
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(at(path))
+}
+
+fn remove_if_present(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(at(path)),
+    }
+}

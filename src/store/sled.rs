@@ -1,0 +1,300 @@
+//! The store on disk: sled 0.34.7 with its traps covered.
+//!
+//! Knows how to keep rows and nothing of what they mean.
+//!
+//! What the traps are: its `flush` does not fsync on Linux, so [`Folder::sync`] follows each; it panics where others
+//! return errors, so every call is under a guard; after a failed write it must not be trusted with another, so the
+//! first fault makes the store read-only until the process starts anew.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::sled::transaction::{TransactionError, Transactional};
+use ::sled::{Db, Tree};
+
+use super::commit::{Commit, read_record, read_time, touch};
+use super::folder::{Folder, at, write_mark};
+use super::record::{STATE, decode_change, decode_state, encode_state};
+use super::{Change, LoggedChange, Settings, State, Store, StoreError};
+use crate::clock::Timestamp;
+use crate::key::{KeyId, KeyRecord};
+
+/// The database collects its garbage in the same thread that flushes; seconds are enough, since commits flush themselves.
+const FLUSH_EVERY_MS: u64 = 5_000;
+/// A transaction keeps readers out: this many rows take well under a millisecond.
+const TOUCHED_AT_ONCE: usize = 64;
+/// How many old changes one commit drops at most: catches up when `changes_max` was lowered.
+const EXPIRED_AT_ONCE: usize = 64;
+/// How long a database that was closed in this process may take to let go of its file.
+const CLOSING_MAX: Duration = Duration::from_secs(2);
+const CLOSING_POLL: Duration = Duration::from_millis(5);
+
+pub struct SledStore {
+    // In the order of dropping: the database is closed before the directory is let go.
+    rows: Rows,
+    file: File,
+    mark: File,
+    folder: Folder,
+    /// Held while a change is made, and while all records are read.
+    committing: Mutex<()>,
+    failed: AtomicBool,
+    changes_max: u64,
+}
+
+#[derive(Clone)]
+struct Rows {
+    database: Db,
+    records: Tree,
+    last_used: Tree,
+    changes: Tree,
+    meta: Tree,
+}
+
+impl SledStore {
+    /// Opens the store in the directory. Never makes one: a volume that is not mounted must not look like a fresh start.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is none, [`StoreError::Locked`] when another process has it,
+    /// [`StoreError::Damaged`] and [`StoreError::Lost`] when it is not what was acknowledged.
+    pub fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let folder = Folder::existing(&settings.path)?;
+        let acknowledged = folder.marked()?;
+        let store = Self::start(folder, settings)?;
+        let path = || settings.path.clone();
+        match (store.state()?, acknowledged) {
+            (None, None) => Err(StoreError::Missing { path: path() }),
+            (state, Some(acknowledged)) if state.is_none_or(|state| state.revision < acknowledged) => {
+                Err(StoreError::Lost { path: path(), acknowledged, found: state.map_or(0, |state| state.revision) })
+            }
+            _ => Ok(store),
+        }
+    }
+
+    /// Makes a store in the directory, and the directory. One without keys in it is taken as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Initialised`] when there are keys in it, and those of [`SledStore::open`].
+    pub fn create(settings: &Settings) -> Result<Self, StoreError> {
+        let folder = Folder::created(&settings.path)?;
+        let acknowledged = folder.marked()?.unwrap_or(0);
+        let store = Self::start(folder, settings)?;
+        let state = store.state()?.unwrap_or(State { revision: 0, keys: 0 });
+        let path = settings.path.clone();
+        if state.keys > 0 {
+            return Err(StoreError::Initialised { path, keys: state.keys });
+        }
+        if state.revision < acknowledged {
+            return Err(StoreError::Lost { path, acknowledged, found: state.revision });
+        }
+        let row = encode_state(state).map_err(StoreError::CorruptState)?;
+        store.guarded(|| store.rows.meta.insert(STATE, row))?;
+        store.make_durable()?;
+        write_mark(&store.mark, state.revision).and_then(|()| store.mark.sync_all()).map_err(at(&path))?;
+        store.folder.sync_names()?;
+        Ok(store)
+    }
+
+    fn start(folder: Folder, settings: &Settings) -> Result<Self, StoreError> {
+        folder.clear_half_written()?;
+        let config = ::sled::Config::new()
+            .path(folder.path())
+            .cache_capacity(settings.cache.0)
+            .flush_every_ms(Some(FLUSH_EVERY_MS));
+        // Nothing of ours is touched inside, so nothing of ours can be left half done.
+        let rows = match catch_unwind(AssertUnwindSafe(|| Rows::open(&config))) {
+            Ok(opened) => opened.map_err(|source| unopened(folder.path(), source))?,
+            Err(_panic) => return Err(StoreError::Damaged { path: folder.path().to_owned(), source: None }),
+        };
+        Ok(Self {
+            rows,
+            file: folder.database_file()?,
+            mark: folder.mark_file()?,
+            folder,
+            committing: Mutex::default(),
+            failed: AtomicBool::new(false),
+            changes_max: u64::from(settings.changes_max.get()),
+        })
+    }
+
+    fn state(&self) -> Result<Option<State>, StoreError> {
+        let row = self.guarded(|| self.rows.meta.get(STATE))?;
+        row.map(|row| decode_state(&row).map_err(StoreError::CorruptState)).transpose()
+    }
+
+    /// The one place that calls into the database once it is open.
+    fn guarded<T>(&self, call: impl FnOnce() -> Result<T, ::sled::Error>) -> Result<T, StoreError> {
+        // After a panic nothing is written any more, so a state that it broke is never built upon.
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(result) => result.map_err(StoreError::Database),
+            Err(_panic) => Err(self.fail(StoreError::Panicked)),
+        }
+    }
+
+    /// Makes the store read-only, for a fault after which the database cannot be trusted with another write.
+    fn fail(&self, error: StoreError) -> StoreError {
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            tracing::error!(store.path = %self.folder.path().display(), ?error, "store failed and is read-only now");
+            // Closing a database whose own thread has died waits for that thread for ever.
+            std::mem::forget(self.rows.clone());
+        }
+        error
+    }
+
+    fn writable(&self) -> Result<(), StoreError> {
+        if self.failed.load(Ordering::SeqCst) { Err(StoreError::Failed) } else { Ok(()) }
+    }
+
+    fn make_durable(&self) -> Result<(), StoreError> {
+        self.guarded(|| self.rows.database.flush())?;
+        self.folder.sync(&self.file)
+    }
+
+    fn commits(&self) -> MutexGuard<'_, ()> {
+        self.committing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keys of the changes that the log no longer has room for once `revision` is in it.
+    fn expired(&self, revision: u64) -> Result<Vec<::sled::IVec>, StoreError> {
+        let last = revision.saturating_sub(self.changes_max).to_be_bytes();
+        self.guarded(|| self.rows.changes.range(..=last).keys().take(EXPIRED_AT_ONCE).collect())
+    }
+}
+
+impl Store for SledStore {
+    fn revision(&self) -> Result<u64, StoreError> {
+        Ok(self.state()?.map_or(0, |state| state.revision))
+    }
+
+    fn record(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let row = self.guarded(|| self.rows.records.get(id.as_bytes()))?;
+        row.map(|row| read_record(id, &row)).transpose()
+    }
+
+    fn scan(&self, visit: &mut dyn FnMut(KeyRecord)) -> Result<(), StoreError> {
+        let _none = self.commits();
+        let mut found = 0;
+        let mut rows = self.rows.records.iter();
+        while let Some((id, row)) = self.guarded(|| rows.next().transpose())? {
+            let id = KeyId::from_bytes(&id).map_err(|_| self.unrecognised(found))?;
+            visit(read_record(&id, &row)?);
+            found += 1;
+        }
+        let expected = self.state()?.map_or(0, |state| state.keys);
+        if found != expected {
+            return Err(StoreError::Miscounted { expected, found });
+        }
+        Ok(())
+    }
+
+    fn commit(&self, change: &Change) -> Result<(), StoreError> {
+        let _only = self.commits();
+        self.writable()?;
+        let commit = Commit::prepare(change, self.expired(change.revision)?)?;
+        let Rows { records, last_used, changes, meta, .. } = &self.rows;
+        let applied = self.guarded(|| {
+            let done = (records, last_used, changes, meta).transaction(|trees| commit.apply(trees));
+            match done {
+                Ok(()) => Ok(Ok(())),
+                Err(TransactionError::Abort(refused)) => Ok(Err(refused)),
+                Err(TransactionError::Storage(error)) => Err(error),
+            }
+        });
+        match applied {
+            Ok(Ok(())) => {}
+            Ok(Err(refused)) => return Err(refused.into()),
+            Err(fault) => return Err(self.fail(StoreError::Uncertain(Box::new(fault)))),
+        }
+        self.make_durable().map_err(|fault| self.fail(StoreError::Uncertain(Box::new(fault))))?;
+        if let Err(error) = write_mark(&self.mark, change.revision) {
+            // It only lags behind then: less is noticed at the next start, and nothing is lost.
+            tracing::warn!(%error, "the store's mark was not written");
+        }
+        Ok(())
+    }
+
+    fn last_used(&self, id: &KeyId) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.guarded(|| self.rows.last_used.get(id.as_bytes()))?.as_deref().and_then(read_time))
+    }
+
+    fn touch(&self, uses: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
+        self.writable()?;
+        for uses in uses.chunks(TOUCHED_AT_ONCE) {
+            self.guarded(|| {
+                let trees = (&self.rows.records, &self.rows.last_used);
+                let touched = trees.transaction(|(records, last_used)| touch(records, last_used, uses));
+                touched.map_err(|error: TransactionError<::sled::Error>| match error {
+                    TransactionError::Abort(error) | TransactionError::Storage(error) => error,
+                })
+            })?;
+        }
+        Ok(())
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> Result<Vec<LoggedChange>, StoreError> {
+        let start = after.saturating_add(1).to_be_bytes();
+        let rows = self.rows.changes.range(start..).take(limit);
+        let rows: Vec<_> = self.guarded(|| rows.collect::<Result<_, _>>())?;
+        let read = |(revision, row): &(::sled::IVec, ::sled::IVec)| {
+            let revision = revision.as_ref().try_into().map_or(0, u64::from_be_bytes);
+            decode_change(revision, row).map_err(|source| StoreError::CorruptChange { revision, source })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.writable()?;
+        self.make_durable().map_err(|fault| self.fail(fault))
+    }
+}
+
+impl SledStore {
+    fn unrecognised(&self, found: u64) -> StoreError {
+        let expected = self.state().ok().flatten().map_or(0, |state| state.keys);
+        StoreError::Miscounted { expected, found }
+    }
+}
+
+impl Rows {
+    fn open(config: &::sled::Config) -> Result<Self, ::sled::Error> {
+        let database = open_released(config)?;
+        Ok(Self {
+            records: database.open_tree("keys")?,
+            last_used: database.open_tree("last_used")?,
+            changes: database.open_tree("changes")?,
+            meta: database.open_tree("meta")?,
+            database,
+        })
+    }
+}
+
+/// Opens the database once the threads of one that this process has just closed have let go of its file.
+///
+/// Nobody else can have it: the directory's lock is ours.
+fn open_released(config: &::sled::Config) -> Result<Db, ::sled::Error> {
+    let mut left = CLOSING_MAX;
+    loop {
+        match config.open() {
+            Err(::sled::Error::Io(error))
+                if !left.is_zero() && error.to_string().starts_with("could not acquire lock") =>
+            {
+                std::thread::sleep(CLOSING_POLL);
+                left = left.saturating_sub(CLOSING_POLL);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn unopened(path: &Path, error: ::sled::Error) -> StoreError {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    match error {
+        ::sled::Error::Io(source) if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull) => {
+            at(path)(source)
+        }
+        source => StoreError::Damaged { path: path.to_owned(), source: Some(source) },
+    }
+}

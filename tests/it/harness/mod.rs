@@ -1,0 +1,59 @@
+//! The rig: a gate in this process or as a real program, callers with keys, and an upstream that records raw bytes.
+//!
+//! Blocking, over `std::net` alone, so that a test is a plain function and says exactly which bytes it sends. Nothing
+//! here sleeps: what has to be waited for is waited for with a deadline, and a missed deadline fails the test.
+//!
+//! ```text
+//! let gate = Gate::start();                                   // in-process, memory store, root key, recording upstream
+//! let reader = gate.key(&["monitor:read"]);                   // a Caller: a fresh key, made through the admin API
+//! check(&reader.get("/api/v1/query"), 200);
+//! gate.root().delete(reader.id());
+//! check(&reader.get("/api/v1/query"), 401);
+//! assert_eq!(gate.upstream().requests().len(), 1);
+//! ```
+
+// A capability's file uses the part of the rig that it needs; none of them uses all of it.
+#![allow(dead_code, unused_imports)]
+
+mod answer;
+mod caller;
+mod gate;
+mod process;
+mod setup;
+mod upstream;
+mod wire;
+
+use std::time::Duration;
+
+pub use answer::Answer;
+pub use caller::{Caller, basic};
+pub use gate::Gate;
+pub use process::{Exit, Installation, Process, Served};
+pub use setup::Setup;
+pub use upstream::{Recorded, Reply, Upstream};
+pub use wire::Wire;
+
+/// How long anything may take before a test gives up: far above what a loaded machine needs.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Asserts the status and hands the answer on.
+#[track_caller]
+pub fn check(answer: &Answer, status: u16) -> &Answer {
+    assert_eq!(answer.status, status, "{answer:?}");
+    answer
+}
+
+/// Asserts that the answer is a problem of this status and `code`, in the shape that every refusal has.
+#[track_caller]
+pub fn check_problem<'a>(answer: &'a Answer, status: u16, code: &str) -> &'a Answer {
+    check(answer, status);
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer:?}");
+    let problem = answer.json();
+    assert_eq!(problem["code"], code, "{answer:?}");
+    assert_eq!(problem["status"], status, "{answer:?}");
+    for field in ["type", "title", "detail", "request_id"] {
+        assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "no {field}: {answer:?}");
+    }
+    answer
+}

@@ -1,0 +1,235 @@
+//! The real program as a child process.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::DEADLINE;
+use super::caller::Caller;
+use super::setup::Setup;
+use super::upstream::Upstream;
+
+/// A child process whose output is read by threads. Killed on drop if it still runs.
+pub struct Process {
+    child: Child,
+    lines: Receiver<Line>,
+    stdout: Vec<String>,
+    stderr: Vec<String>,
+}
+
+enum Line {
+    Stderr(String),
+    Stdout(String),
+}
+
+/// What a process has said and how it ended.
+#[derive(Debug)]
+pub struct Exit {
+    /// `None` when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Process {
+    /// Starts the program with these arguments.
+    pub fn start<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Runs the program to its end.
+    #[track_caller]
+    pub fn run<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Exit {
+        Self::start(arguments).wait()
+    }
+
+    /// Starts any command, its output captured.
+    #[track_caller]
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (sender, lines) = channel();
+        read_lines(child.stdout.take().expect("piped"), sender.clone(), Line::Stdout);
+        read_lines(child.stderr.take().expect("piped"), sender, Line::Stderr);
+        Self { child, lines, stdout: Vec::new(), stderr: Vec::new() }
+    }
+
+    /// Waits for a line on stderr that matches.
+    #[track_caller]
+    pub fn wait_for(&mut self, matches: impl Fn(&str) -> bool) -> String {
+        let mut checked = 0;
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(line) = self.stderr[checked..].iter().find(|line| matches(line)) {
+                return line.clone();
+            }
+            checked = self.stderr.len();
+            assert!(self.read_line(deadline), "ended without the awaited line: {self:?}");
+        }
+    }
+
+    /// Sends a signal by name (`TERM`, `INT`, `HUP`, `KILL`).
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("kill runs");
+        assert!(status.success(), "kill -s {name} {}", self.pid());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end of the process.
+    #[track_caller]
+    pub fn wait(mut self) -> Exit {
+        let deadline = Instant::now() + DEADLINE;
+        while self.read_line(deadline) {}
+        let status = self.child.wait().expect("the child can be waited for");
+        let text = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect();
+        Exit { code: status.code(), stdout: text(&self.stdout), stderr: text(&self.stderr) }
+    }
+
+    /// Everything on stderr up to now.
+    pub fn stderr(&mut self) -> &[String] {
+        while let Ok(line) = self.lines.try_recv() {
+            self.keep(line);
+        }
+        &self.stderr
+    }
+
+    /// `false` once both outputs have ended.
+    #[track_caller]
+    fn read_line(&mut self, deadline: Instant) -> bool {
+        match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => self.keep(line),
+            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing happened in time: {self:?}"),
+        }
+        true
+    }
+
+    fn keep(&mut self, line: Line) {
+        match line {
+            Line::Stderr(line) => self.stderr.push(line),
+            Line::Stdout(line) => self.stdout.push(line),
+        }
+    }
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stdout:\n{}\nstderr:\n{}", self.stdout.join("\n"), self.stderr.join("\n"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_lines(output: impl std::io::Read + Send + 'static, sender: Sender<Line>, wrap: fn(String) -> Line) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines() {
+            let Ok(line) = line else { break };
+            if sender.send(wrap(line)).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+/// A folder with a configuration file, as a user has it, and an upstream for it.
+pub struct Installation {
+    folder: TempDir,
+    upstream: Upstream,
+}
+
+/// A `serve` that is up.
+pub struct Served {
+    pub process: Process,
+    pub public: SocketAddr,
+    pub ops: SocketAddr,
+}
+
+impl Installation {
+    pub fn new() -> Self {
+        Self::with(|setup| setup)
+    }
+
+    /// The default routes and settings with changes; the log is JSON, and what it says is in the process's stderr.
+    pub fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        let upstream = Upstream::start();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let setup = change(Setup::new().option("log", r#"format = "json""#));
+        std::fs::write(folder.path().join("portcullis.toml"), setup.toml(upstream.address())).expect("writable");
+        Self { folder, upstream }
+    }
+
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("portcullis.toml")
+    }
+
+    /// The arguments of a command that takes `--config`.
+    pub fn arguments(&self, command: &str) -> Vec<String> {
+        vec![command.to_owned(), "--config".to_owned(), self.config().display().to_string()]
+    }
+
+    /// Runs `init` and returns the root key's text.
+    #[track_caller]
+    pub fn init(&self) -> String {
+        let exit = Process::run(&self.arguments("init"));
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+        exit.stdout.trim_end_matches('\n').to_owned()
+    }
+
+    /// Runs `serve` until it listens.
+    #[track_caller]
+    pub fn serve(&self) -> Served {
+        let mut process = Process::start(&self.arguments("serve"));
+        let line = process.wait_for(|line| address_in(line, "public").is_some());
+        let public = address_in(&line, "public").expect("checked above");
+        let ops = address_in(&line, "ops").expect("the ops address beside the public one");
+        Served { process, public, ops }
+    }
+}
+
+impl Served {
+    /// A caller with this key.
+    pub fn caller(&self, secret: &str) -> Caller {
+        Caller::new(self.public, Some(secret))
+    }
+
+    pub fn anonymous(&self) -> Caller {
+        Caller::new(self.public, None)
+    }
+
+    /// Gets a path from the ops listener.
+    #[track_caller]
+    pub fn ops_get(&self, path: &str) -> super::Answer {
+        Caller::new(self.ops, None).get(path)
+    }
+}
+
+/// The address that a JSON log line gives in a field, at its top or under `fields`.
+fn address_in(line: &str, field: &str) -> Option<SocketAddr> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let value = line.get(field).or_else(|| line.get("fields")?.get(field))?;
+    value.as_str()?.parse().ok()
+}

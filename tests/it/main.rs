@@ -1,0 +1,16 @@
+//! Tests of the program as a user meets it: a file a capability, all over sockets, all in one binary.
+
+mod harness;
+
+mod admin;
+mod admission;
+mod config;
+mod forwarding;
+mod hostile;
+mod layout;
+mod limits;
+mod operations;
+mod presets;
+mod process;
+mod real_clients;
+mod spec;
