@@ -34,7 +34,9 @@ impl Address {
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
-                return Err("https is not supported yet; use the gate's own plain address, or a tunnel to it".to_owned());
+                return Err(
+                    "https is not supported yet; use the gate's own plain address, or a tunnel to it".to_owned()
+                );
             }
             _ => return Err(FORM.to_owned()),
         }

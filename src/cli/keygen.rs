@@ -15,7 +15,8 @@ use super::{Exit, output};
 pub(super) struct Arguments {}
 
 pub(super) fn run(_: &Arguments) -> anyhow::Result<Exit> {
-    let secret = KeySecret::generate().ok_or_else(|| anyhow::anyhow!("the operating system has no randomness to give"))?;
+    let secret =
+        KeySecret::generate().ok_or_else(|| anyhow::anyhow!("the operating system has no randomness to give"))?;
     output::print(secret.expose())?;
     Ok(Exit::Success)
 }

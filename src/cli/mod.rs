@@ -17,6 +17,8 @@ mod output;
 mod routes;
 mod serve;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

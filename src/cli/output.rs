@@ -32,7 +32,11 @@ pub(super) fn note(text: &str) {
 /// The text with every character escaped that could move a cursor, colour a terminal or turn the reading direction.
 pub(super) fn escaped(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
-        if acts_on_terminals(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+        if acts_on_terminals(c) {
+            shown.extend(c.escape_unicode())
+        } else {
+            shown.push(c)
+        }
         shown
     })
 }
@@ -55,7 +59,8 @@ pub(super) fn json(value: &serde_json::Value) -> String {
 }
 
 fn acts_on_terminals(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Columns under their headings, two blanks apart. The last one is not padded, so the widest belongs there.

@@ -32,7 +32,8 @@ fn json_for_people_is_the_same_json_without_characters_that_act_on_terminals() {
 
 #[test]
 fn columns_are_as_wide_as_their_widest_cell() {
-    let rows = [["pcl_1".to_owned(), "käse".to_owned(), "x".to_owned()], ["p".to_owned(), "n".to_owned(), String::new()]];
+    let rows =
+        [["pcl_1".to_owned(), "käse".to_owned(), "x".to_owned()], ["p".to_owned(), "n".to_owned(), String::new()]];
 
     let table = output::table(["ID", "NAME", "SCOPES"], &rows);
 

@@ -26,13 +26,11 @@ use crate::limit::Failures;
 use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler};
 
+pub(crate) use admit::check_opt_ins;
 pub use admit::{Admitted, Head, Trail};
-pub(crate) use admit::{check_opt_ins, denied};
 pub use body::{Body, RequestBody};
 pub use gate::{Gate, Route};
-pub use settings::{
-    CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings,
-};
+pub use settings::{CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings};
 
 use account::Account;
 use forward::Passage;

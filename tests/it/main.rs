@@ -4,7 +4,9 @@ mod harness;
 
 mod admin;
 mod admission;
+mod cli;
 mod config;
+mod demo;
 mod forwarding;
 mod hostile;
 mod layout;
@@ -12,5 +14,6 @@ mod limits;
 mod operations;
 mod presets;
 mod process;
+mod readme;
 mod real_clients;
 mod spec;

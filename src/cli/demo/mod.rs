@@ -42,8 +42,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let folder = tempfile::Builder::new().prefix("portcullis-demo-").tempdir().context("cannot make a temporary folder")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    let folder =
+        tempfile::Builder::new().prefix("portcullis-demo-").tempdir().context("cannot make a temporary folder")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let sample = runtime.block_on(sample::Sample::bind()).context("cannot start the sample upstream")?;
     let public = choose(arguments.listen, PUBLIC_PORT)?;
     let ops = choose(arguments.ops, OPS_PORT)?;

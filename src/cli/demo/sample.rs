@@ -47,9 +47,10 @@ impl Sample {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service_fn(|request| async { Ok::<_, Infallible>(answer(request).await) }));
+            let serving = http1::Builder::new().timer(TokioTimer::new()).serve_connection(
+                TokioIo::new(stream),
+                service_fn(|request| async { Ok::<_, Infallible>(answer(request).await) }),
+            );
             tokio::spawn(async move {
                 // A gate that went away is no news here.
                 let _ = serving.await;

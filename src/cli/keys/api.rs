@@ -130,7 +130,8 @@ impl Api {
         json: Option<Vec<u8>>,
     ) -> anyhow::Result<T> {
         let answer = self.ask(method, target, json)?;
-        serde_json::from_slice(&answer.body).with_context(|| format!("{} answers with no key API", self.client.address()))
+        serde_json::from_slice(&answer.body)
+            .with_context(|| format!("{} answers with no key API", self.client.address()))
     }
 
     fn ask(&mut self, method: Method, target: &str, json: Option<Vec<u8>>) -> anyhow::Result<Answer> {

@@ -60,7 +60,8 @@ enum Command {
     /// Show one key
     Get {
         /// Its id (pcl_ and 12 characters), or `self`
-        key: String,
+        #[arg(value_name = "ID")]
+        target: String,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -85,7 +86,8 @@ enum Command {
     #[command(after_help = "Example: portcullis keys update pcl_0123456789Ab --scope monitor:read,issue:read")]
     Update {
         /// Its id (pcl_ and 12 characters)
-        key: String,
+        #[arg(value_name = "ID")]
+        target: String,
         /// The new name
         #[arg(long, required_unless_present = "scopes")]
         name: Option<String>,
@@ -99,7 +101,8 @@ enum Command {
     /// Delete a key: it is refused from then on, and cannot be brought back
     Delete {
         /// Its id (pcl_ and 12 characters), or `self`
-        key: String,
+        #[arg(value_name = "ID")]
+        target: String,
     },
 }
 
@@ -114,19 +117,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             let keys = api.list()?;
             if *json { output::json(&Value::Array(keys)) } else { view::table(&keys)? }
         }
-        Command::Get { key, json } => shown(&api.get(&target(key)?)?, *json)?,
+        Command::Get { target, json } => shown(&api.get(&segment(target)?)?, *json)?,
         Command::Create { name, kind, scopes, json } => {
             let key = api.create(&Draft { name, kind: kind.as_str(), scopes })?;
             return created(&key, *json);
         }
-        Command::Update { key, name, scopes, json } => {
+        Command::Update { target, name, scopes, json } => {
             let change = Change { name: name.as_deref(), scopes: scopes.as_deref() };
-            shown(&api.update(&target(key)?, &change)?, *json)?
+            shown(&api.update(&segment(target)?, &change)?, *json)?
         }
-        Command::Delete { key } => {
-            let target = target(key)?;
-            api.delete(&target)?;
-            format!("deleted {target}")
+        Command::Delete { target } => {
+            let segment = segment(target)?;
+            api.delete(&segment)?;
+            format!("deleted {segment}")
         }
     };
     output::print(&text)?;
@@ -146,11 +149,11 @@ fn shown(key: &Value, json: bool) -> anyhow::Result<String> {
 }
 
 /// How the path names a key. A secret does not go there: proxies log paths, and its id names the key as well.
-fn target(key: &str) -> Result<String, UsageError> {
-    if key == "self" {
-        return Ok(key.to_owned());
+fn segment(target: &str) -> Result<String, UsageError> {
+    if target == "self" {
+        return Ok(target.to_owned());
     }
-    let reference: Result<KeyReference, _> = key.parse();
+    let reference: Result<KeyReference, _> = target.parse();
     // The text is not repeated: it may be somebody's secret with a slip in it.
     let reference = reference.map_err(|_| UsageError("a key is named by its id: pcl_ and 12 characters".to_owned()))?;
     Ok(reference.id().to_string())
@@ -181,5 +184,6 @@ fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 /// Not left to the command line's parser, which prints the values of variables in its help.
 fn key_of_environment() -> Result<Zeroizing<String>, UsageError> {
     let text = std::env::var(KEY_VARIABLE).ok().filter(|text| !text.is_empty());
-    text.map(Zeroizing::new).ok_or_else(|| UsageError(format!("no key to call with: set {KEY_VARIABLE}, or give --key-file FILE")))
+    text.map(Zeroizing::new)
+        .ok_or_else(|| UsageError(format!("no key to call with: set {KEY_VARIABLE}, or give --key-file FILE")))
 }

@@ -34,7 +34,8 @@ impl Key {
 
 /// One key a line.
 pub(super) fn table(keys: &[Value]) -> anyhow::Result<String> {
-    let rows: Vec<[String; 6]> = keys.iter().map(|key| Key::read(key).map(|key| row(&key))).collect::<Result<_, _>>()?;
+    let rows: Vec<[String; 6]> =
+        keys.iter().map(|key| Key::read(key).map(|key| row(&key))).collect::<Result<_, _>>()?;
     Ok(output::table(["ID", "NAME", "KIND", "LAST USED", "CREATED", "SCOPES"], &rows))
 }
 

@@ -1,0 +1,161 @@
+//! `explain`: its verdicts are those of the gate, and its reasons name the lines.
+
+use crate::harness::*;
+
+use super::run_on;
+
+/// A closed line, a host's line and a path credential beside the harness's own routes.
+fn installation() -> Installation {
+    Installation::with(|setup| {
+        setup
+            .route("GET api.test/api/v1/hosted", "\"issue:read\"")
+            .route("GET /p/{credential}/{monitor}", "\"telemetry:write\"")
+            .route("GET /slash/{name}", "{ require = \"monitor:read\", allow_encoded_slash = true }")
+    })
+}
+
+const REQUESTS: [&str; 30] = [
+    "GET /api/v1/query",
+    "HEAD /api/v1/query",
+    "GET /api/v1/query?query=/../x",
+    "POST /api/v1/query",
+    "DELETE /api/v1/query",
+    "POST /api/v1/write",
+    "GET /api/v1/write",
+    "GET /api",
+    "GET /api/",
+    "POST /api/other",
+    "GET /api/v1/admin",
+    "PATCH /api/v1/admin/x",
+    "GET /open/x",
+    "GET /public/x",
+    "PUT /public/x",
+    "GET /closed/x",
+    "GET /nowhere",
+    "GET /api/v1/query/../admin",
+    "GET /api//v1",
+    "GET /api/v1%2Fadmin",
+    "GET /slash/a%2Fb",
+    "GET /api/v1/x;y",
+    "GET /nowhere;y",
+    "GET /api/v1/hosted",
+    "GET /api/keys",
+    "GET /api/keys/self",
+    "PATCH /api/keys/self",
+    "PUT /api/keys",
+    "GET /api/keys/pcl_000000000000/x",
+    "DELETE /api/keys/",
+];
+
+#[test]
+fn its_verdicts_are_those_of_a_running_gate() {
+    let installation = installation();
+    let root = installation.init();
+    let served = installation.serve();
+    let reader = served.caller(&root).create(&["monitor:read", "key:read"]);
+    let telemetry = served.caller(&root).create_from(&serde_json::json!({"name": "t", "kind": "telemetry"}));
+    let callers: [(&Caller, &[&str]); 3] = [
+        (&served.anonymous(), &[]),
+        (&reader, &["--scopes", "monitor:read,key:read"]),
+        (&telemetry, &["--kind", "telemetry"]),
+    ];
+    for request in REQUESTS {
+        for (caller, options) in callers {
+            let (method, target) = request.split_once(' ').expect("a method and a target");
+            let explained = explain(&installation, request, options);
+            let answer = caller.request(method, target, &[], b"");
+            assert_eq!(explained.unwrap_or(200), answer.status, "{request} {options:?}: {answer:?}");
+        }
+    }
+}
+
+/// The status that `explain` foretells; `None` when it says that the request is admitted.
+#[track_caller]
+fn explain(installation: &Installation, request: &str, options: &[&str]) -> Option<u16> {
+    let mut arguments = installation.arguments("explain");
+    arguments.push(request.to_owned());
+    arguments.extend(options.iter().map(|option| (*option).to_owned()));
+    let exit = Process::run(&arguments);
+    let line = exit.stdout.lines().find_map(|line| line.strip_prefix("status")).unwrap_or_else(|| panic!("{exit:?}"));
+    let status = line.trim().split(' ').next().and_then(|status| status.parse().ok());
+    assert_eq!(exit.code, Some(if status.is_none() { 0 } else { 1 }), "{exit:?}");
+    status
+}
+
+#[test]
+fn the_line_the_reason_and_the_verdict_are_told() {
+    let installation = installation();
+
+    let admitted = run_on(&installation, "explain", &["POST /api/v1/write", "--kind", "telemetry"], 0).stdout;
+    let refused = run_on(&installation, "explain", &["GET /api/v1/query", "--scopes", "issue:read"], 1).stdout;
+
+    let url = format!("http://{}", installation.upstream().address());
+    let expected = format!(
+        "\
+request   POST /api/v1/write
+caller    a key with telemetry:write
+line      POST /api/v1/write
+needs     telemetry:write
+key from  basic, bearer
+limits    timeout 5m, body 64MiB
+why       no other line matches
+verdict   admitted to main ({url})
+status    what the upstream answers
+"
+    );
+    assert_eq!(admitted, expected);
+    let expected = "\
+why       the most specific line that matches, before GET /api/{*rest}
+verdict   refused: the key lacks a required scope
+          scope_missing: The key needs all of these scopes: monitor:read.
+status    403 Forbidden
+";
+    assert!(refused.ends_with(expected), "{refused}");
+}
+
+#[test]
+fn a_method_that_the_path_lacks_is_told_with_those_it_has_and_the_broader_line() {
+    let installation = installation();
+
+    let text = run_on(&installation, "explain", &["GET /api/v1/write", "--scopes", "*"], 1).stdout;
+
+    assert!(text.contains("the most specific path takes POST alone"), "{text}");
+    assert!(text.contains("does not step in: GET /api/{*rest}"), "{text}");
+    assert!(text.contains("status   405 Method Not Allowed"), "{text}");
+}
+
+#[test]
+fn a_host_chooses_its_own_lines() {
+    let installation = installation();
+    let request = ["GET /api/v1/hosted", "--scopes", "issue:read"];
+
+    let elsewhere = run_on(&installation, "explain", &request, 1).stdout;
+    let hosted = run_on(&installation, "explain", &[&request[..], &["--host", "API.test"]].concat(), 0).stdout;
+
+    assert!(elsewhere.contains("line      GET /api/{*rest}"), "{elsewhere}");
+    assert!(hosted.contains("line      GET api.test/api/v1/hosted"), "{hosted}");
+}
+
+#[test]
+fn a_host_that_is_not_served_is_refused_and_a_served_one_is_supposed() {
+    let installation = Installation::with(|setup| setup.option("requests", "hosts = [\"gate.test\"]"));
+
+    run_on(&installation, "explain", &["GET /public/x"], 0);
+    let other = run_on(&installation, "explain", &["GET /public/x", "--host", "evil.test"], 1).stdout;
+
+    assert!(other.contains("status   421 Misdirected Request"), "{other}");
+}
+
+#[test]
+fn the_key_of_a_path_is_told_to_come_from_there() {
+    let text = run_on(&installation(), "explain", &["GET /p/KEY/nightly", "--kind", "telemetry"], 0).stdout;
+
+    assert!(text.contains("key from  the {credential} segment of the path"), "{text}");
+}
+
+#[test]
+fn a_scope_that_no_key_can_hold_is_a_wrong_command_line() {
+    let exit = run_on(&installation(), "explain", &["GET /", "--scopes", "monitor:reed"], 2);
+
+    assert!(exit.stderr.contains("did you mean monitor:read?"), "{exit:?}");
+}
