@@ -21,6 +21,7 @@ expect() {
 #[test]
 fn every_command_of_the_readme_does_what_it_says() {
     if Command::new("curl").arg("--version").output().is_err() {
+        assert!(std::env::var_os("PORTCULLIS_CI").is_none(), "curl is not installed");
         println!("SKIPPED: curl is not installed");
         return;
     }
@@ -70,9 +71,9 @@ fn the_readme_names_every_command_and_exit_code() {
     };
     let commands = section("Commands:");
     assert!(commands.len() > 8, "{help}");
-    for command in commands.iter().filter_map(|line| line.split_whitespace().next()) {
-        let is_named = readme.contains(&format!("portcullis {command}")) || readme.contains(&format!("`{command}`"));
-        assert!(is_named || command == "help" || command == "demo" || command == "completions", "{command}");
+    for command in commands.iter().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+        let forms = [format!("portcullis {command}"), format!("-- {command}"), format!("`{command}`")];
+        assert!(forms.iter().any(|form| readme.contains(form)), "{command}");
     }
     let codes = section("Exit codes:");
     assert!(codes.len() > 2, "{help}");
