@@ -1,6 +1,6 @@
 //! The public handler: every request from admission to the last byte of its response.
 //!
-//! One function read top to bottom ([`Door::serve`]) and an outer one that turns refusals into responses and records
+//! One function read top to bottom (`Door::serve`) and an outer one that turns refusals into responses and records
 //! ([`Door::handle`]). Does not parse, decide or store: it calls what does, in the order of the design's section 5.
 
 mod account;
