@@ -82,7 +82,6 @@ pub struct Running {
 /// # Errors
 /// What stands in the way, and what to do about it: the store, the root key file, an address.
 pub fn start(config: Config, start: Start) -> anyhow::Result<Running> {
-    raise_open_files();
     listen(assemble(config, start)?)
 }
 
@@ -130,6 +129,7 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
 }
 
 fn listen(assembled: Assembled) -> anyhow::Result<Running> {
+    raise_open_files();
     let Assembled { proxy, config, control } = assembled;
     let listen = &config.listen;
     let public = Listeners::bind(listen.public, listen.workers.get(), listen.backlog)?;

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 
-use super::{Running, Start, start};
+use super::{Running, Start, assemble, listen};
 
 /// Runs a gate until SIGTERM or SIGINT, reloading the file at `path` on SIGHUP. Blocking. A second signal during the
 /// drain ends the process at once: everything acknowledged is on disk already.
@@ -15,26 +15,53 @@ use super::{Running, Start, start};
 /// # Errors
 /// When the gate cannot start.
 pub fn serve(config: Config, path: &Path, options: Start) -> anyhow::Result<()> {
-    let running = start(config, options)?;
+    let assembled = assemble(config, options)?;
+    // Before anybody can know that the gate listens: a signal from then on must find its handler.
+    let mut signals = assembled.control.block_on(async { Signals::install() }).context("cannot listen for signals")?;
+    let running = listen(assembled)?;
     tracing::info!(public = %running.public(), ops = %running.ops(), version = env!("CARGO_PKG_VERSION"), "listening");
     let control = running.control.handle();
-    control.block_on(wait(&running, path)).context("cannot listen for signals")?;
+    control.block_on(signals.until_end(&running, path));
     tracing::info!("draining");
-    control.spawn(end_on_second_signal());
+    control.spawn(signals.end_at_once());
     running.shutdown();
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn wait(running: &Running, path: &Path) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reload(running, path),
+/// The signals that mean something to a running gate. Installed once: none that arrives in between is lost.
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn until_end(&mut self, running: &Running, path: &Path) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload(running, path),
+            }
         }
+    }
+
+    async fn end_at_once(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::warn!("a second signal: stopping without waiting for running requests");
+        std::process::exit(1);
     }
 }
 
@@ -51,16 +78,4 @@ fn reload(running: &Running, path: &Path) {
         Ok(()) => tracing::info!(path = %path.display(), "configuration reloaded"),
         Err(error) => tracing::error!(path = %path.display(), error, "configuration not reloaded, the old one stays"),
     }
-}
-
-async fn end_on_second_signal() {
-    let signals: std::io::Result<(Signal, Signal)> =
-        signal(SignalKind::terminate()).and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-    let Ok((mut terminate, mut interrupt)) = signals else { return };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::warn!("a second signal: stopping without waiting for running requests");
-    std::process::exit(1);
 }
