@@ -26,7 +26,6 @@ use http::{HeaderValue, Method, Response};
 use crate::http::Refusal;
 use crate::key::{KEY_READ, KEY_WRITE, KeyReference, ScopeCatalog, ScopeSet};
 use crate::keyring::{ChangeError, Holder, KeyView, Keyring, Unavailable};
-use crate::policy::Deny;
 use crate::store::{Actor, Who};
 
 use page::Page;
@@ -76,7 +75,7 @@ impl Admin {
     /// Answers a call. A change that is answered with success is on disk.
     ///
     /// # Errors
-    /// The [`Refusal`] to send instead. Nothing has changed then, but that [`Refusal::StoreUnavailable`] says so little.
+    /// The [`Refusal`] to send instead. Nothing has changed then; after [`Refusal::StoreUnavailable`] something may have.
     pub async fn answer(&self, call: Call) -> Result<Response<Bytes>, Refusal> {
         let operation = operation(&self.mount, call.parts.method.as_str(), call.parts.uri.path())?;
         if operation.is_change() {
@@ -161,10 +160,7 @@ impl From<ChangeError> for Refusal {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::ActorGone => Self::KeyUnknown,
-            ChangeError::Denied(Deny::Closed) => Self::RouteClosed,
-            ChangeError::Denied(Deny::KeyMissing) => Self::CredentialsMissing,
-            ChangeError::Denied(Deny::ScopeMissing { required, any }) => Self::ScopeMissing { required, any },
-            ChangeError::Denied(Deny::ScopesExceedGrantor { excess }) => Self::ScopeExceedsCaller { excess },
+            ChangeError::Denied(deny) => deny.into(),
             ChangeError::FixedScopes { fixed } => body::scopes_are_fixed(&fixed),
             ChangeError::Full => Self::KeysFull,
             ChangeError::ImmutableScopes => Self::ImmutableScopes,

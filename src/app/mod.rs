@@ -82,7 +82,19 @@ pub struct Running {
 /// # Errors
 /// What stands in the way, and what to do about it: the store, the root key file, an address.
 pub fn start(config: Config, start: Start) -> anyhow::Result<Running> {
+    raise_open_files();
     listen(assemble(config, start)?)
+}
+
+/// Each connection takes a descriptor, two while it waits for an upstream: the soft limit of 1,024 that shells and
+/// service managers give is meant for programs that use `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Err(error) = raised {
+        tracing::warn!(error = %error, current = limit.current, "cannot raise the limit of open files");
+    }
 }
 
 /// Opens the store and builds what requests are judged by. Blocking.
@@ -134,10 +146,9 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     };
     let serves = if config.admin.is_on_public() { Serves::RoutesAndKeys } else { Serves::Routes };
     let worker_proxy = Arc::clone(&proxy);
-    let workers = server::run_workers(public, &context, move |worker| {
-        Door::new(Arc::clone(&worker_proxy), worker, serves)
-    })
-    .context("cannot start the workers")?;
+    let workers =
+        server::run_workers(public, &context, move |worker| Door::new(Arc::clone(&worker_proxy), worker, serves))
+            .context("cannot start the workers")?;
 
     let readiness = Arc::new(Readiness::default());
     readiness.store_opened();

@@ -185,7 +185,10 @@ fn read_scopes(node: &Node<'_>) -> ScopeCatalog {
     catalog
 }
 
-fn read_upstreams(section: &mut Section<'_>, mut reader: routes::Reader<'_>) -> (Vec<UpstreamConfig>, Table<RouteConfig>) {
+fn read_upstreams(
+    section: &mut Section<'_>,
+    mut reader: routes::Reader<'_>,
+) -> (Vec<UpstreamConfig>, Table<RouteConfig>) {
     let mut upstreams = Vec::new();
     let Some(node) = section.node("upstream") else { return (upstreams, reader.finish(None)) };
     for entry in node.entries().unwrap_or_default() {
@@ -212,5 +215,6 @@ fn read_upstreams(section: &mut Section<'_>, mut reader: routes::Reader<'_>) -> 
 }
 
 fn is_plain_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }

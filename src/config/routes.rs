@@ -71,10 +71,14 @@ impl<'c> Reader<'c> {
                     let (first, second) = (&texts[conflict.first], &texts[conflict.second]);
                     let message = match conflict.kind {
                         ConflictKind::SameRequests { method } => {
-                            format!("route \"{second}\" claims {method} requests that \"{first}\" in line {line} has; keep one")
+                            format!(
+                                "route \"{second}\" claims {method} requests that \"{first}\" in line {line} has; keep one"
+                            )
                         }
                         ConflictKind::Unreachable => {
-                            format!("route \"{second}\" can never match: \"{first}\" in line {line} and others are in front of it")
+                            format!(
+                                "route \"{second}\" can never match: \"{first}\" in line {line} and others are in front of it"
+                            )
                         }
                     };
                     node.problem_at(self.spans[conflict.second].clone(), message);

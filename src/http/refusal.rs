@@ -14,6 +14,7 @@ use super::problem::{FieldError, Problem};
 use super::request_id::RequestId;
 use crate::key::ScopeSet;
 use crate::metrics::Outcome;
+use crate::policy::Deny;
 use crate::route::PathError;
 
 /// Every reason for which a request does not reach its upstream, or its change is not made.
@@ -95,6 +96,17 @@ pub enum Refusal {
     UpstreamUnreachable,
 }
 
+impl From<Deny> for Refusal {
+    fn from(deny: Deny) -> Self {
+        match deny {
+            Deny::Closed => Self::RouteClosed,
+            Deny::KeyMissing => Self::CredentialsMissing,
+            Deny::ScopeMissing { required, any } => Self::ScopeMissing { required, any },
+            Deny::ScopesExceedGrantor { excess } => Self::ScopeExceedsCaller { excess },
+        }
+    }
+}
+
 /// What the text of the client's refusal depends on besides its reason.
 #[derive(Clone, Debug)]
 pub struct Challenge(HeaderValue);
@@ -131,7 +143,9 @@ impl Refusal {
             Self::KeyRateLimited { .. } => Outcome::KeyRateLimited,
             Self::KeyUnknown => Outcome::KeyUnknown,
             Self::Malformed(malformed) if malformed.status() == StatusCode::REQUEST_TIMEOUT => Outcome::TimedOut,
-            Self::Malformed(malformed) if malformed.status() == StatusCode::EXPECTATION_FAILED => Outcome::ExpectationFailed,
+            Self::Malformed(malformed) if malformed.status() == StatusCode::EXPECTATION_FAILED => {
+                Outcome::ExpectationFailed
+            }
             Self::Malformed(_) => Outcome::MalformedRequest,
             Self::EncodedSlash | Self::MalformedPath(_) | Self::Semicolon => Outcome::MalformedPath,
             Self::MethodNotAllowed { .. } => Outcome::MethodNotAllowed,
@@ -162,7 +176,10 @@ impl Refusal {
 
     /// Whether nothing more may be read from the connection: what follows could be read in two ways.
     pub fn closes_connection(&self) -> bool {
-        matches!(self, Self::EncodedSlash | Self::HostRefused | Self::Malformed(_) | Self::MalformedPath(_) | Self::Semicolon)
+        matches!(
+            self,
+            Self::EncodedSlash | Self::HostRefused | Self::Malformed(_) | Self::MalformedPath(_) | Self::Semicolon
+        )
     }
 
     /// Whether the client failed to authenticate: what the failed-authentication limiter counts.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::clock::Timestamp;
-use crate::key::{KeyId, KeyRecord, KeySecret};
 use crate::key::ScopeSet;
+use crate::key::{KeyId, KeyRecord, KeySecret};
 use crate::limit::{Bucket, Concurrency, KeyLimits};
 use crate::policy::ScopeHolder;
 

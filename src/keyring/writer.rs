@@ -13,6 +13,7 @@ use super::reader::read_view;
 use super::{ChangeError, Changes, Draft, KeyView, measured};
 use crate::clock::Clock;
 use crate::key::{ALL, Digest, KEY_WRITE, KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
+use crate::log;
 use crate::metrics::{AuditOperation, Metrics, StoreOperation};
 use crate::policy::{self, Grant, Requirement};
 use crate::store::{Actor, Change, Operation, Store, StoreError, Who};
@@ -256,22 +257,16 @@ impl Writer {
             Operation::Update { .. } => AuditOperation::Update,
         };
         self.metrics.audited(operation);
-        let name = |record: &KeyRecord| record.name.as_str().to_owned();
-        let scopes = |record: &KeyRecord| record.scopes.names().join(",");
-        let (before, after) = (change.operation.before(), change.operation.after());
-        tracing::info!(
-            target: "portcullis::audit",
-            operation = operation.as_str(),
-            revision = change.revision,
-            actor = %change.actor.who,
-            client.address = change.actor.address.map(tracing::field::display),
-            key.id = %change.operation.key(),
-            name.before = before.map(name),
-            name.after = after.map(name),
-            scopes.before = before.map(scopes),
-            scopes.after = after.map(scopes),
-            "key changed"
-        );
+        log::Audit {
+            actor: &change.actor.who,
+            operation,
+            key: change.operation.key(),
+            before: change.operation.before(),
+            after: change.operation.after(),
+            client: change.actor.address,
+            revision: change.revision,
+        }
+        .log();
     }
 }
 

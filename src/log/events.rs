@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{Level, event_enabled, info};
 
-use crate::key::KeyId;
+use crate::key::{KeyId, KeyRecord};
 use crate::metrics::AuditOperation;
 
 pub(super) const ACCESS: &str = "access";
@@ -64,8 +64,10 @@ pub struct Audit<'a> {
     pub operation: AuditOperation,
     /// The key that was changed.
     pub key: KeyId,
-    /// What is different now, such as `name, scopes: monitor:read`.
-    pub changed: &'a str,
+    /// The key as it was; `None` for one that is new.
+    pub before: Option<&'a KeyRecord>,
+    /// The key as it is now; `None` for one that is gone.
+    pub after: Option<&'a KeyRecord>,
     /// `None` for a change made on the machine itself.
     pub client: Option<IpAddr>,
     pub revision: u64,
@@ -78,12 +80,23 @@ impl Audit<'_> {
             actor = %self.actor,
             operation = self.operation.as_str(),
             key.id = %self.key,
-            changed = self.changed,
+            name.before = self.before.map(name),
+            name.after = self.after.map(name),
+            scopes.before = self.before.map(scopes),
+            scopes.after = self.after.map(scopes),
             client.address = self.client.map(display),
             revision = self.revision,
             "key changed"
         );
     }
+}
+
+fn name(record: &KeyRecord) -> &str {
+    record.name.as_str()
+}
+
+fn scopes(record: &KeyRecord) -> String {
+    record.scopes.names().join(",")
 }
 
 fn microseconds(time: Duration) -> u64 {

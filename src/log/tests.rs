@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
 
 use super::{Access, Audit, Format, Level, Occasionally, Settings, access_is_on, lines, subscriber};
-use crate::key::KeyId;
+use crate::clock::Timestamp;
+use crate::key::{KeyId, KeyName, KeyRecord, KeySecret, Kind};
 use crate::metrics::AuditOperation;
 use crate::settings::{Reading, Source};
 
@@ -62,12 +63,29 @@ fn access(method: &str) -> Access<'_> {
     }
 }
 
-fn audit(changed: &str) -> Audit<'_> {
+fn record(name: &str) -> KeyRecord {
+    let secret = KeySecret::generate().unwrap();
+    let created = Timestamp::from_unix(1_700_000_000);
+    KeyRecord {
+        id: key(),
+        digest: secret.digest(),
+        name: KeyName::parse(name).unwrap(),
+        kind: Kind::Telemetry,
+        scopes: Kind::Telemetry.fixed_scopes().unwrap(),
+        created,
+        updated: created,
+        created_revision: 1,
+        revision: 7,
+    }
+}
+
+fn audit(after: &KeyRecord) -> Audit<'_> {
     Audit {
         actor: &"pcl_BA9876543210",
-        operation: AuditOperation::Update,
+        operation: AuditOperation::Create,
         key: key(),
-        changed,
+        before: None,
+        after: Some(after),
         client: Some([192, 0, 2, 1].into()),
         revision: 7,
     }
@@ -142,12 +160,14 @@ fn access_log_is_off_unless_asked_for() {
 #[test]
 fn audit_line_is_written_at_every_level() {
     let settings = Settings { level: Level::Error, ..settings(Format::Json) };
-    let lines = logged(&settings, || audit("name: \"a\nb\"").log());
+    let lines = logged(&settings, || audit(&record("a \"b\"")).log());
 
     let event: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
-    assert_eq!([&event["target"], &event["operation"]], ["audit", "update"]);
+    assert_eq!([&event["target"], &event["operation"]], ["audit", "create"]);
     assert_eq!([&event["actor"], &event["key.id"]], ["pcl_BA9876543210", "pcl_0123456789AB"]);
-    assert_eq!([&event["changed"], &event["client.address"]], ["name: \"a\nb\"", "192.0.2.1"]);
+    assert_eq!([&event["name.after"], &event["scopes.after"]], ["a \"b\"", "telemetry:write"]);
+    assert_eq!([event.get("name.before"), event.get("scopes.before")], [None, None]);
+    assert_eq!(event["client.address"], "192.0.2.1");
     assert_eq!(event["revision"], 7);
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Hot {
     pub(super) cache_misses: AtomicU64,
     pub(super) connections_accepted: AtomicU64,
     pub(super) connections_closed: AtomicU64,
-    pub(super) connections_refused: AtomicU64,
+    pub(super) connections_queued: AtomicU64,
     pub(super) gate: Histogram,
     pub(super) in_flight: AtomicU64,
     pub(super) limited: [AtomicU64; LimitKind::COUNT],

@@ -98,9 +98,9 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
         gauge("portcullis_connections", "Client connections that are open.", [level(&[], signed(open))]),
         counter("portcullis_connections_total", "Client connections, when each is accepted.", [count(&[], accepted)]),
         counter(
-            "portcullis_connections_refused_total",
-            "Client connections closed unserved, because as many as allowed were open.",
-            [count(&[], hot.sum(|hot| &hot.connections_refused))],
+            "portcullis_connections_queued_total",
+            "Client connections that had to wait for room, because as many as allowed were open.",
+            [count(&[], hot.sum(|hot| &hot.connections_queued))],
         ),
     ]
 }

@@ -137,9 +137,9 @@ impl Metrics {
         add_one(&self.hot.here().connections_closed);
     }
 
-    /// Closed unserved for want of room; it counts as neither opened nor closed.
-    pub fn connection_refused(&self) {
-        add_one(&self.hot.here().connections_refused);
+    /// Has to wait for room; it counts as opened once it has some.
+    pub fn connection_queued(&self) {
+        add_one(&self.hot.here().connections_queued);
     }
 
     pub fn cache_hit(&self) {

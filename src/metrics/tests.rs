@@ -102,7 +102,7 @@ fn each_event_moves_its_own_sample() {
     metrics.cache_hit();
     metrics.cache_miss();
     metrics.connection_opened();
-    metrics.connection_refused();
+    metrics.connection_queued();
     metrics.request_started();
     metrics.set_keys(Kind::Telemetry, 3);
     metrics.set_last_used_backlog(7);
@@ -118,7 +118,7 @@ fn each_event_moves_its_own_sample() {
         "portcullis_key_cache_lookups_total{result=\"miss\"} 1",
         "portcullis_connections 1",
         "portcullis_connections_total 1",
-        "portcullis_connections_refused_total 1",
+        "portcullis_connections_queued_total 1",
         "portcullis_requests_in_flight 1",
         "portcullis_keys{kind=\"telemetry\"} 3",
         "portcullis_last_used_backlog 7",

@@ -104,7 +104,8 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let until = self.answered.unwrap_or_else(Instant::now);
-        let in_gate = until.saturating_duration_since(self.started).saturating_sub(self.upstream_time.unwrap_or_default());
+        let in_gate =
+            until.saturating_duration_since(self.started).saturating_sub(self.upstream_time.unwrap_or_default());
         self.metrics.request_finished(in_gate);
         self.counts.finished(self.status);
         self.write_line(in_gate);

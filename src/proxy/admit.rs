@@ -15,7 +15,7 @@ use crate::http::headers::Origin;
 use crate::key::{KeyId, KeySecret};
 use crate::keyring::Holder;
 use crate::limit::Slot;
-use crate::policy::{self, Deny, Permit, Requirement};
+use crate::policy::{self, Permit, Requirement};
 use crate::route::{Found, Path};
 
 use super::Proxy;
@@ -71,7 +71,7 @@ impl Proxy {
         trail.route = Some(route);
         check_opt_ins(route.settings.allow_encoded_slash, route.settings.allow_semicolon, &path)?;
         let holder = self.holder_for(head, route, &path, credential.clone(), trail).await?;
-        let permit = policy::authorize(&route.settings.requirement, holder).map_err(denied)?;
+        let permit = policy::authorize(&route.settings.requirement, holder)?;
         let slot = limit(route, permit.key(), head.now)?;
         if let Some(holder) = permit.key() {
             self.keyring.note_use(holder);
@@ -197,14 +197,5 @@ fn limit(route: &Route, holder: Option<&Arc<Holder>>, now: Instant) -> Result<Op
         Some(None) => Err(Refusal::KeyConcurrencyLimited { status }),
         Some(slot) => Ok(slot),
         None => Ok(None),
-    }
-}
-
-pub(crate) fn denied(deny: Deny) -> Refusal {
-    match deny {
-        Deny::Closed => Refusal::RouteClosed,
-        Deny::KeyMissing => Refusal::CredentialsMissing,
-        Deny::ScopeMissing { required, any } => Refusal::ScopeMissing { required, any },
-        Deny::ScopesExceedGrantor { excess } => Refusal::ScopeExceedsCaller { excess },
     }
 }

@@ -10,8 +10,8 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
-use crate::http::{Refusal, headers};
 use crate::http::headers::Origin;
+use crate::http::{Refusal, headers};
 use crate::keyring::Holder;
 use crate::metrics::UpstreamFailure;
 use crate::policy::Permit;

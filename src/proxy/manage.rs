@@ -19,7 +19,7 @@ use crate::server::Exchange;
 
 use super::Door;
 use super::account::Account;
-use super::admit::{Head, Trail};
+use super::admit::{Head, Trail, check_opt_ins};
 use super::body::{Body, is_timeout};
 use super::gate::Gate;
 
@@ -44,7 +44,8 @@ impl Door {
         head: Head<'_>,
         account: &mut Account,
     ) -> Result<Arc<Holder>, Refusal> {
-        Path::parse(head.parts.uri.path()).map_err(Refusal::MalformedPath)?;
+        let path = Path::parse(head.parts.uri.path()).map_err(Refusal::MalformedPath)?;
+        check_opt_ins(false, false, &path)?;
         let mut trail = Trail::default();
         let caller = self.proxy.holder(gate, head, &mut trail).await;
         account.follow(&trail);

@@ -1,6 +1,6 @@
 //! The public handler: every request from admission to the last byte of its response.
 //!
-//! One function read top to bottom ([`Door::serve`]) and an outer one that turns refusals into responses and records
+//! One function read top to bottom (`Door::serve`) and an outer one that turns refusals into responses and records
 //! ([`Door::handle`]). Does not parse, decide or store: it calls what does, in the order of the design's section 5.
 
 mod account;
@@ -26,13 +26,11 @@ use crate::limit::Failures;
 use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler};
 
+pub(crate) use admit::check_opt_ins;
 pub use admit::{Admitted, Head, Trail};
-pub(crate) use admit::{check_opt_ins, denied};
 pub use body::{Body, RequestBody};
 pub use gate::{Gate, Route};
-pub use settings::{
-    CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings,
-};
+pub use settings::{CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings};
 
 use account::Account;
 use forward::Passage;

@@ -21,7 +21,8 @@ pub(super) fn replace_segment(uri: &Uri, segment: Range<usize>, id: KeyId) -> Op
 /// Drops the query parameter that carried the key; the others keep their bytes and order.
 pub(super) fn drop_parameter(uri: &Uri, name: &str) -> Option<Uri> {
     let query = uri.query()?;
-    let is_credential = |pair: &str| pair.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
+    let is_credential =
+        |pair: &str| pair.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
     let kept: Vec<&str> = query.split('&').filter(|pair| !is_credential(pair)).collect();
     if kept.is_empty() {
         return parse(uri.path().to_owned());

@@ -123,7 +123,7 @@ impl<H: Handler> AcceptLoop<H> {
         if let Ok(slot) = Arc::clone(&self.slots.0).try_acquire_owned() {
             return Some(slot);
         }
-        self.metrics.connection_refused();
+        self.metrics.connection_queued();
         if self.may_warn() {
             warn!(max = self.client.connections_max, "no room for more connections; they wait");
         }

@@ -1,6 +1,6 @@
 //! How an option is read: from a TOML value with its position to a typed setting, all problems at once.
 //!
-//! Knows no option by name: each module declares its own with [`settings!`], and `config` composes them.
+//! Knows no option by name: each module declares its own with `settings!`, and `config` composes them.
 //!
 //! Invariants: reading never stops at the first problem; a field that nothing asked for is a problem; every problem
 //! names file, line and column.

@@ -132,10 +132,12 @@ where
     async fn connect(&self) -> Result<Connection<B>, UpstreamError> {
         let slot = OpenSlot::enter(&self.open, self.settings.connections_max).ok_or(UpstreamError::Busy)?;
         let connecting = tokio::time::timeout(self.settings.connect_timeout, TcpStream::connect(self.url.target()));
-        let stream = connecting.await.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(UpstreamError::Unreachable)?;
+        let stream =
+            connecting.await.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(UpstreamError::Unreachable)?;
         stream.set_nodelay(true).map_err(UpstreamError::Unreachable)?;
         let header_bytes_max = self.settings.header_bytes_max.as_usize();
-        let guarded = GuardedUpstream::new(stream, ResponseLimits { head_bytes_max: header_bytes_max, fields_max: FIELDS_MAX });
+        let guarded =
+            GuardedUpstream::new(stream, ResponseLimits { head_bytes_max: header_bytes_max, fields_max: FIELDS_MAX });
         let state = guarded.state();
         let mut builder = http1::Builder::new();
         builder.max_buf_size((header_bytes_max + 8_192).max(65_536));

@@ -16,7 +16,8 @@ impl Url {
     /// # Errors
     /// A message that tells what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let uri: http::Uri = text.parse().map_err(|_| format!("\"{text}\" is not a URL such as \"http://127.0.0.1:9090\""))?;
+        let uri: http::Uri =
+            text.parse().map_err(|_| format!("\"{text}\" is not a URL such as \"http://127.0.0.1:9090\""))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => return Err("https upstreams are not supported yet; use http".to_owned()),
@@ -72,7 +73,10 @@ impl Value for Url {
             let mut elements = node.elements()?.into_iter();
             return match (elements.next(), elements.next()) {
                 (Some(only), None) => Self::read(&only),
-                _ => node.problem(format!("{} must hold exactly one URL; several targets are not supported yet", node.path())),
+                _ => node.problem(format!(
+                    "{} must hold exactly one URL; several targets are not supported yet",
+                    node.path()
+                )),
             };
         }
         match Self::parse(&node.text()?) {

@@ -14,5 +14,6 @@ mod limits;
 mod operations;
 mod presets;
 mod process;
+mod readme;
 mod real_clients;
 mod spec;

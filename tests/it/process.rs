@@ -102,12 +102,12 @@ fn keygen_prints_a_new_key_each_time_and_stores_nothing() {
 #[test]
 fn a_broken_configuration_is_told_with_its_place() {
     let installation =
-        Installation::with(|setup| setup.option("limits", "kye = 1").route("GET x", r#""nonsense:scope""#));
+        Installation::with(|setup| setup.option("limits", "failure = 1").route("GET x", r#""nonsense:scope""#));
     for command in ["serve", "check"] {
         let exit = Process::run(&installation.arguments(command));
         assert!(exit.code.is_some_and(|code| code != 0), "{command}: {exit:?}");
         let told = format!("{}{}", exit.stdout, exit.stderr);
-        assert!(told.contains("portcullis.toml:") && told.contains("did you mean key?"), "{command}: {told}");
+        assert!(told.contains("portcullis.toml:") && told.contains("did you mean failures?"), "{command}: {told}");
     }
 }
 
@@ -163,8 +163,12 @@ fn a_draining_gate_is_healthy_but_not_ready_and_takes_no_new_connection() {
     let Served { mut process, public, ops } = served;
     process.signal("TERM");
     process.wait_for(|line| line.contains("draining"));
-    check(&Caller::new(ops, None).get("/-/ready"), 503);
-    check(&Caller::new(ops, None).get("/-/healthy"), 200);
+    let operator = Caller::new(ops, None);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while operator.get("/-/ready").status != 503 {
+        assert!(Instant::now() < deadline, "a draining gate is ready");
+    }
+    check(&operator.get("/-/healthy"), 200);
     assert!(is_refused(public), "a connection during the drain was served");
     installation.upstream().release();
     check(&wire.read_response(), 200);
@@ -206,6 +210,18 @@ fn a_request_that_never_ends_is_given_up_after_the_configured_time() {
     served.process.signal("TERM");
     assert_eq!(served.process.wait().code, Some(0));
     wire.read_to_end();
+}
+
+#[test]
+fn a_signal_at_the_moment_of_listening_ends_the_gate_cleanly() {
+    let installation = Installation::new();
+    installation.init();
+    for _ in 0..10 {
+        let served = installation.serve();
+        served.process.signal("TERM");
+        let exit = served.process.wait();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::config::{Config, RouteConfig};
 use crate::http::Refusal;
 use crate::key::ScopeSet;
 use crate::policy::{self, Requirement, ScopeHolder};
-use crate::proxy::{HostName, check_opt_ins, denied};
+use crate::proxy::{HostName, check_opt_ins};
 use crate::route::{Found, Path, Pattern, Table};
 
 use super::listed;
@@ -139,7 +139,7 @@ impl<'c> Judge<'_, 'c> {
             // Before the requirement is looked at: a closed route is no news for strangers.
             Caller::Stranger => return Err(Refusal::CredentialsMissing),
         };
-        policy::authorize(&settings.requirement, key).map_err(denied)?;
+        policy::authorize(&settings.requirement, key)?;
         Ok(Admitted::Upstream(line.upstream))
     }
 

@@ -1,7 +1,7 @@
 //! A client with a key, or without one.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use super::wire::Wire;
 pub struct Caller {
     address: SocketAddr,
     secret: Option<String>,
-    kept: Option<RefCell<Option<Wire>>>,
+    kept: Option<Mutex<Option<Wire>>>,
 }
 
 /// The value of an Authorization header that presents `key` as the specification does: as user name, no password.
@@ -28,7 +28,7 @@ impl Caller {
 
     /// The same caller, all its requests on one connection (re-opened when the gate has closed it).
     pub fn keep_alive(&self) -> Self {
-        Self { address: self.address, secret: self.secret.clone(), kept: Some(RefCell::new(None)) }
+        Self { address: self.address, secret: self.secret.clone(), kept: Some(Mutex::new(None)) }
     }
 
     /// The key's public id: what paths of the admin API name it by.
@@ -100,7 +100,7 @@ impl Caller {
             wire.send(&request);
             return final_response(&mut wire, method);
         };
-        let mut kept = kept.borrow_mut();
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         let wire = kept.get_or_insert_with(|| Wire::connect(self.address));
         wire.send(&request);
         let answer = final_response(wire, method);

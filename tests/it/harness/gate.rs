@@ -7,7 +7,7 @@ use portcullis::app::{self, Running, Start};
 use portcullis::config::Config;
 use portcullis::key::KeySecret;
 use portcullis::settings::Source;
-use portcullis::store::MemoryStore;
+use portcullis::store::{MemoryStore, SledStore, Store};
 use tempfile::TempDir;
 
 use super::answer::Answer;
@@ -43,9 +43,12 @@ impl Gate {
         let config = Config::parse(&source).unwrap_or_else(|problems| panic!("{problems}"));
         let root = KeySecret::generate().expect("randomness");
         let text = root.expose().to_owned();
-        let store =
-            if setup.sled { None } else { Some(setup.store.unwrap_or_else(|| Arc::new(MemoryStore::default()))) };
-        let start = Start { store, clock: setup.clock, root: Some(root) };
+        let store: Arc<dyn Store> = match setup.store {
+            _ if setup.sled => Arc::new(SledStore::create(&config.store).expect("a new store")),
+            Some(store) => store,
+            None => Arc::new(MemoryStore::default()),
+        };
+        let start = Start { store: Some(store), clock: setup.clock, root: Some(root) };
         let running = app::start(config, start).unwrap_or_else(|error| panic!("the gate starts: {error:#}"));
         let (public, ops) = (running.public(), running.ops());
         Self { running: Some(running), upstream, root: text, public, ops, folder }

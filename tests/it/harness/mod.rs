@@ -17,6 +17,7 @@
 
 mod answer;
 mod caller;
+mod faulty_store;
 mod gate;
 mod process;
 mod setup;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 pub use answer::Answer;
 pub use caller::{Caller, basic};
+pub use faulty_store::FaultyStore;
 pub use gate::Gate;
 pub use process::{Exit, Installation, Process, Served};
 pub use setup::Setup;

@@ -1,6 +1,7 @@
 //! The configuration of a test's gate, as TOML text, and what is not text: its store and its clock.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use portcullis::clock::Clock;
@@ -70,6 +71,29 @@ impl Setup {
     pub fn no_routes(mut self) -> Self {
         self.routes.clear();
         self
+    }
+
+    /// Takes the scopes and routes of a preset in `config/` in place of the default routes.
+    pub fn preset(self, name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name).with_extension("toml");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut section = "";
+        let mut setup = self.no_routes();
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                section = name;
+                continue;
+            }
+            let Some((route, needs)) = line.strip_prefix('"').and_then(|rest| rest.split_once("\" = ")) else {
+                continue;
+            };
+            setup = match section {
+                "scopes" => setup.option("scopes", line),
+                _ if section.ends_with(".routes") => setup.route(route, needs),
+                _ => setup,
+            };
+        }
+        setup
     }
 
     /// Sends requests elsewhere than to the recording upstream.
