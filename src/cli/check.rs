@@ -38,7 +38,10 @@ fn warnings(config: &Config) -> Vec<String> {
         warnings.push("there are no routes: every request is refused".to_owned());
     }
     let public = config.routes.lines().filter(|(_, line)| line.settings.requirement == Requirement::Public);
-    warnings.extend(public.map(|(pattern, _)| format!("{pattern} is public: anyone may send it, with no key")));
+    let public: Vec<String> = public.map(|(pattern, _)| pattern.to_string()).collect();
+    if !public.is_empty() {
+        warnings.push(format!("public, so that no key is needed: {}", public.join("; ")));
+    }
     let listen = &config.listen;
     if !listen.public.ip().is_loopback() {
         let message = format!("listen.public is {}, without TLS: keys can be read on the network", listen.public);

@@ -28,7 +28,7 @@ impl Default for RequestId {
 fn random_start() -> u64 {
     let mut bytes = [0; 8];
     // Without randomness the ids start at zero: they name requests, they guard nothing.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    let _ = getrandom::fill(&mut bytes);
     u64::from_le_bytes(bytes)
 }
 

@@ -117,7 +117,7 @@ impl KeySecret {
 
     /// A new key from the operating system's randomness. `None` when there is none to be had.
     pub fn generate() -> Option<Self> {
-        Self::generate_from(&mut |bytes| aws_lc_rs::rand::fill(bytes).ok())
+        Self::generate_from(&mut |bytes| getrandom::fill(bytes).ok())
     }
 
     /// As [`KeySecret::generate`], from the random bytes that `fill` gives.

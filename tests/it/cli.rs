@@ -150,7 +150,7 @@ fn check_counts_what_it_read_and_warns_of_what_is_open() {
 
     let path = installation.config();
     assert_eq!(exit.stdout, format!("{}: ok (1 upstream, 7 routes)\n", path.display()));
-    assert_eq!(exit.stderr, "warning: GET,POST /public/{*rest} is public: anyone may send it, with no key\n");
+    assert_eq!(exit.stderr, "warning: public, so that no key is needed: GET,POST /public/{*rest}\n");
 }
 
 #[test]

@@ -42,17 +42,18 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let folder =
-        tempfile::Builder::new().prefix("portcullis-demo-").tempdir().context("cannot make a temporary folder")?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    // First of all: a Ctrl-C while the gate starts must not leave the folder behind.
+    let mut signals = runtime.block_on(Signals::listen()).context("cannot listen for signals")?;
+    let folder =
+        tempfile::Builder::new().prefix("portcullis-demo-").tempdir().context("cannot make a temporary folder")?;
     let sample = runtime.block_on(sample::Sample::bind()).context("cannot start the sample upstream")?;
     let public = choose(arguments.listen, PUBLIC_PORT)?;
     let ops = choose(arguments.ops, OPS_PORT)?;
     let config = config(folder.path(), public, ops, sample.address())?;
     let _flush = log::init(&config.log).context("cannot start logging")?;
     let (running, root) = start(config)?;
-    let mut signals = runtime.block_on(Signals::listen()).context("cannot listen for signals")?;
     let printed = output::print(&guide::text(running.public(), running.ops(), &root));
     runtime.spawn(sample.serve());
     if printed.is_ok() {

@@ -92,12 +92,11 @@ fn text(config: &Config, arguments: &Arguments, caller: &Caller, judgement: Judg
             (format!("admitted to {} ({})", upstream.name, upstream.url), "what the upstream answers".to_owned())
         }
         Err(refusal) => {
-            let reason = refusal.to_string();
             // The refusal's own response: nothing else says which status a client gets.
             let response =
                 refusal.into_response(RequestId::new(), &Challenge::basic(config.credentials.realm.as_str()));
             let problem: Problem = serde_json::from_slice(response.body())?;
-            (format!("refused: {reason}\n{}: {}", problem.code, problem.detail), response.status().to_string())
+            (format!("refused ({}): {}", problem.code, problem.detail), response.status().to_string())
         }
     };
     fields.push(("verdict", verdict));

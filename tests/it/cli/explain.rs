@@ -106,8 +106,7 @@ status    what the upstream answers
     assert_eq!(admitted, expected);
     let expected = "\
 why       the most specific line that matches, before GET /api/{*rest}
-verdict   refused: the key lacks a required scope
-          scope_missing: The key needs all of these scopes: monitor:read.
+verdict   refused (scope_missing): The key needs all of these scopes: monitor:read.
 status    403 Forbidden
 ";
     assert!(refused.ends_with(expected), "{refused}");
