@@ -213,6 +213,18 @@ fn a_request_that_never_ends_is_given_up_after_the_configured_time() {
 }
 
 #[test]
+fn a_signal_at_the_moment_of_listening_ends_the_gate_cleanly() {
+    let installation = Installation::new();
+    installation.init();
+    for _ in 0..10 {
+        let served = installation.serve();
+        served.process.signal("TERM");
+        let exit = served.process.wait();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+    }
+}
+
+#[test]
 fn a_second_signal_ends_the_drain_at_once() {
     let (installation, served, root) = started();
     installation.upstream().hold();
