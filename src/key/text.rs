@@ -124,8 +124,9 @@ impl KeySecret {
     pub fn generate_from(fill: &mut dyn FnMut(&mut [u8]) -> Option<()>) -> Option<Self> {
         let mut text = Zeroizing::new([b'_'; KEY_BYTES]);
         text[..PREFIX.len()].copy_from_slice(PREFIX);
+        let mut random = Random { bytes: Zeroizing::new([0; RANDOM_BYTES]), used: RANDOM_BYTES, fill };
         for position in (PREFIX.len()..ID_END).chain(ID_END + 1..CHECKSUM_START) {
-            text[position] = random_base62(fill)?;
+            text[position] = random.base62()?;
         }
         let checksum = base62_crc(&text[..CHECKSUM_START]);
         text[CHECKSUM_START..].copy_from_slice(&checksum);
@@ -192,14 +193,28 @@ fn base62_crc(bytes: &[u8]) -> [u8; 6] {
     digits
 }
 
-/// Rejection sampling over six bits keeps every character equally likely.
-fn random_base62(fill: &mut dyn FnMut(&mut [u8]) -> Option<()>) -> Option<u8> {
-    loop {
-        let mut byte = [0];
-        fill(&mut byte)?;
-        let index = usize::from(byte[0] & 0x3f);
-        if index < BASE62.len() {
-            return Some(BASE62[index]);
+/// Enough for a key's 44 characters nearly always: one call of the operating system.
+const RANDOM_BYTES: usize = 64;
+
+struct Random<'f> {
+    bytes: Zeroizing<[u8; RANDOM_BYTES]>,
+    used: usize,
+    fill: &'f mut dyn FnMut(&mut [u8]) -> Option<()>,
+}
+
+impl Random<'_> {
+    /// Rejection sampling over six bits keeps every character equally likely.
+    fn base62(&mut self) -> Option<u8> {
+        loop {
+            if self.used == RANDOM_BYTES {
+                (self.fill)(&mut *self.bytes)?;
+                self.used = 0;
+            }
+            let index = usize::from(self.bytes[self.used] & 0x3f);
+            self.used += 1;
+            if index < BASE62.len() {
+                return Some(BASE62[index]);
+            }
         }
     }
 }
