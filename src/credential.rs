@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-use crate::key::KeySecret;
+use crate::key::{KEY_BYTES, KeySecret};
 use crate::settings::{Node, Value, settings};
 
 /// Longest accepted user:password pair in bytes, before base64.
@@ -177,9 +177,18 @@ fn basic(encoded: &[u8]) -> Option<KeySecret> {
 }
 
 fn secret_of_pair(pair: &[u8]) -> Option<KeySecret> {
-    let colon = pair.iter().position(|byte| *byte == b':')?;
-    if pair.iter().any(u8::is_ascii_control) {
+    // The usual pair is a key and nothing: no search for the colon, and nothing after it to look at.
+    let colon = match pair.get(KEY_BYTES) {
+        Some(b':') => KEY_BYTES,
+        _ => pair.iter().position(|byte| *byte == b':')?,
+    };
+    let (user, password) = (&pair[..colon], &pair[colon + 1..]);
+    if password.iter().any(u8::is_ascii_control) {
         return None;
     }
-    KeySecret::parse(&pair[..colon]).or_else(|_| KeySecret::parse(&pair[colon + 1..])).ok()
+    match KeySecret::parse(user) {
+        Ok(secret) => Some(secret),
+        Err(_) if user.iter().any(u8::is_ascii_control) => None,
+        Err(_) => KeySecret::parse(password).ok(),
+    }
 }

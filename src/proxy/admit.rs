@@ -159,11 +159,12 @@ impl Proxy {
 
 /// The host that a request names, without its port. The guard has checked its form.
 pub(super) fn host_name(headers: &HeaderMap) -> Option<&str> {
-    let host = headers.get(HOST)?.to_str().ok()?;
-    if host.starts_with('[') {
-        return host.split_inclusive(']').next();
-    }
-    host.split(':').next()
+    let host = headers.get(HOST)?.as_bytes();
+    let end = match host.first()? {
+        b'[' => host.iter().position(|byte| *byte == b']').map(|bracket| bracket + 1),
+        _ => host.iter().position(|byte| *byte == b':'),
+    };
+    std::str::from_utf8(&host[..end.unwrap_or(host.len())]).ok()
 }
 
 fn presented(parts: &Parts, route: &Route) -> Result<Option<KeySecret>, CredentialError> {

@@ -49,16 +49,27 @@ impl<'r> Path<'r> {
         }
         let mut path = Self { raw, encoded_slash: false, semicolon: false };
         let bytes = raw.as_bytes();
-        let mut at = 0;
+        let (mut at, mut segment_start) = (1, 1);
         while let Some(&byte) = bytes.get(at) {
             at += match byte {
+                b'/' => {
+                    check_segment(&bytes[segment_start..at])?;
+                    segment_start = at + 1;
+                    1
+                }
                 b'%' => path.escape(&bytes[at..])?,
                 _ if !LEGAL[usize::from(byte)] => return Err(PathError::IllegalCharacter),
                 _ => 1,
             };
             path.semicolon |= byte == b';';
         }
-        path.check_segments()?;
+        // An empty last segment is a trailing slash.
+        if segment_start < bytes.len() {
+            check_segment(&bytes[segment_start..])?;
+        }
+        if path.encoded_slash || path.semicolon {
+            path.check_lax_segments()?;
+        }
         Ok(path)
     }
 
@@ -87,15 +98,11 @@ impl<'r> Path<'r> {
     }
 
     /// Judges the lax reading where it differs, since `/a%2F..%2Fb` and `/a/..;/b` climb too.
-    fn check_segments(&self) -> Result<(), PathError> {
-        let ordinary = !self.encoded_slash && !self.semicolon;
-        let mut segments = if ordinary { self.segments() } else { self.lax_segments(0) };
+    fn check_lax_segments(&self) -> Result<(), PathError> {
+        let mut segments = self.lax_segments(0);
         while let Some(segment) = segments.next() {
-            if segment.is_empty() && !segments.is_done() {
-                return Err(PathError::EmptySegment);
-            }
-            if segment == "." || segment == ".." {
-                return Err(PathError::DotSegment);
+            if !segment.is_empty() || !segments.is_done() {
+                check_segment(segment.as_bytes())?;
             }
         }
         Ok(())
@@ -115,6 +122,14 @@ impl<'r> Path<'r> {
             _ => (),
         }
         Ok(3)
+    }
+}
+
+fn check_segment(segment: &[u8]) -> Result<(), PathError> {
+    match segment {
+        [] => Err(PathError::EmptySegment),
+        [b'.'] | [b'.', b'.'] => Err(PathError::DotSegment),
+        _ => Ok(()),
     }
 }
 

@@ -242,13 +242,13 @@ pub(super) fn copy(key: &KeySecret) -> KeySecret {
 /// Another secret under the same id, with a right checksum.
 pub(super) fn forged(key: &KeySecret) -> KeySecret {
     let id = *key.id().as_bytes();
-    let mut filled = 0;
     KeySecret::generate_from(&mut |bytes| {
-        // The indices that spell the id, then the letter `0` for ever.
+        // The indices that spell the id, then the letter `0`.
         let alphabet = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-        let letter = id.get(filled).copied().unwrap_or(b'0');
-        bytes[0] = alphabet.iter().position(|other| *other == letter)? as u8;
-        filled += 1;
+        let spelt = id.iter().chain(std::iter::repeat(&b'0'));
+        for (byte, letter) in bytes.iter_mut().zip(spelt) {
+            *byte = alphabet.iter().position(|other| other == letter)? as u8;
+        }
         Some(())
     })
     .unwrap()
