@@ -117,6 +117,17 @@ pub fn in_headers(headers: &HeaderMap, sources: &[Source]) -> Result<Option<KeyS
     }
 }
 
+/// The key of two places: the one that is there, or either when they are the same.
+///
+/// # Errors
+/// [`CredentialError::Conflicting`] when they are different.
+pub fn one_of(first: Option<KeySecret>, second: Option<KeySecret>) -> Result<Option<KeySecret>, CredentialError> {
+    match second {
+        Some(second) => join(first, second).map(Some),
+        None => Ok(first),
+    }
+}
+
 fn join(found: Option<KeySecret>, secret: KeySecret) -> Result<KeySecret, CredentialError> {
     match found {
         Some(other) if !bool::from(other.expose().as_bytes().ct_eq(secret.expose().as_bytes())) => {

@@ -1,7 +1,8 @@
 //! Who may do what: pure decisions over scopes.
 //!
 //! Knows nothing of HTTP, stores or clocks. Invariants: a [`Permit`] comes out of [`authorize`] alone and nothing is
-//! forwarded without one; a [`Grant`] comes out of [`grant`] alone and no key is created or changed without one.
+//! forwarded without one; a [`Grant`] comes out of [`grant`] alone, but for the operator's own root key, and no key is
+//! created or changed without one.
 
 use crate::key::{KeyRecord, ScopeSet};
 
@@ -44,7 +45,7 @@ impl<K> Permit<K> {
     }
 }
 
-/// Leave to give a key these scopes. Its only constructor is [`grant`].
+/// Leave to give a key these scopes. Made by [`grant`], and for root keys by [`operator_grant`].
 #[derive(Debug)]
 pub struct Grant(ScopeSet);
 
@@ -114,6 +115,6 @@ pub fn grant(held: &ScopeSet, wanted: ScopeSet) -> Result<Grant, Deny> {
 
 /// The grant of a key that the operator makes on the machine itself (`init`, a root key file): all scopes, and nobody
 /// above the operator to hold them.
-pub fn operator_grant() -> Grant {
+pub(crate) fn operator_grant() -> Grant {
     Grant(ScopeSet::of(&[crate::key::ALL]))
 }

@@ -82,6 +82,7 @@ pub(super) fn gate(config: &Config, keyring: &Arc<Keyring>, metrics: &Metrics) -
         trusted_proxies: config.forwarding.trusted_proxies.clone(),
         admin: Arc::new(Admin::new(&config.admin, config.scopes.clone(), Arc::clone(keyring))),
         unmatched: metrics.route(NO_ROUTE, LOCAL),
+        mount: config.admin.path.as_str().into(),
         managed: metrics.route(config.admin.path.as_str(), LOCAL),
         access_log: config.log.access,
     })

@@ -11,6 +11,7 @@ mod serve;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::task::JoinHandle;
@@ -33,6 +34,9 @@ use control::Control;
 use ops_door::OpsDoor;
 
 const OPS_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
+
+/// Whoever scrapes or asks for health at the end is answered at once or not at all.
+const OPS_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a start needs besides the configuration.
 pub struct Start {
@@ -157,7 +161,11 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     let (ops_drain, draining) = server::drain();
     let slots = Slots::new(OPS_CONNECTIONS_MAX);
     let ops_socket = ops.into_first().context("the ops listener has no socket")?;
-    let serving = server::serve(ops_socket, door, server::Context { draining, slots, ..context });
+    let serving = server::serve(
+        ops_socket,
+        door,
+        server::Context { draining, slots, drain_timeout: OPS_DRAIN_TIMEOUT, ..context },
+    );
     let ops_task = control.handle().spawn(serving);
     readiness.listeners_bound();
     let (public, ops) = (public_address, ops_address);

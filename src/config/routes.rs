@@ -6,9 +6,9 @@ use crate::admin;
 use crate::credential::Source;
 use crate::key::{Scope, ScopeCatalog, ScopeSet};
 use crate::policy::Requirement;
-use crate::proxy::{self, RouteSettings};
+use crate::proxy::{self, CredentialSegment, RouteSettings};
 use crate::route::{ConflictKind, Pattern, Table};
-use crate::settings::{Node, Section, Value, nearest};
+use crate::settings::{Entry, Node, Section, Value, nearest};
 
 use super::RouteConfig;
 
@@ -54,6 +54,7 @@ impl<'c> Reader<'c> {
                 node.problem_at(entry.name_span.clone(), message);
             }
             let Some(settings) = self.settings(&entry.node) else { continue };
+            check_credential(&entry, &pattern, &settings);
             self.lines.push((pattern, RouteConfig { upstream, settings }));
             self.spans.push(entry.name_span);
         }
@@ -154,5 +155,21 @@ impl<'c> Reader<'c> {
             Some(near) => node.problem(format!("scope \"{text}\" is not declared; did you mean \"{near}\"?")),
             None => node.problem(format!("scope \"{text}\" is not declared; add it to [scopes], or write {FORMS}")),
         }
+    }
+}
+
+/// A `{credential}` that nobody reads would reach the upstream as it is.
+fn check_credential(entry: &Entry<'_>, pattern: &Pattern, settings: &RouteSettings) {
+    if pattern.has_credential() && settings.requirement == Requirement::Public {
+        let message = format!(
+            "route \"{}\" is public, so nothing would read its {{credential}}, and the upstream would see it; \
+             name the segment otherwise, or write \"authenticated\"",
+            entry.name
+        );
+        entry.node.problem_at(entry.name_span.clone(), message);
+    }
+    if !pattern.has_credential() && settings.credential_segment == CredentialSegment::Keep {
+        let message = format!("route \"{}\" has no {{credential}} segment that could be kept", entry.name);
+        entry.node.problem_at(entry.name_span.clone(), message);
     }
 }

@@ -75,12 +75,9 @@ fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 pub fn prepare_request(headers: &mut HeaderMap, origin: Origin, sources: &[Source], identity: Option<&Identity>) {
     drop_connection_named(headers);
     headers.remove(AUTHORIZATION);
-    for source in sources {
-        if let Source::Header(name) = source {
-            headers.remove(name);
-        }
-    }
-    drop_fields(headers, |name| is_dropped_from_request(name.as_str(), origin.peer_trusted));
+    drop_fields(headers, |name| {
+        is_dropped_from_request(name.as_str(), origin.peer_trusted) || carries_key(name.as_str(), sources)
+    });
     tell_origin(headers, origin);
     headers.append(VIA, HeaderValue::from_static("1.1 portcullis"));
     if let Some(identity) = identity {
@@ -131,6 +128,14 @@ fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
         || name.starts_with(IDENTITY_PREFIX)
         || name == "expect"
         || (!peer_trusted && is_claim_of_origin(name))
+}
+
+fn carries_key(name: &str, sources: &[Source]) -> bool {
+    let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+    sources.iter().any(|source| match source {
+        Source::Basic | Source::Bearer => false,
+        Source::Header(header) => header.as_str().bytes().map(plain).eq(name.bytes().map(plain)),
+    })
 }
 
 /// Back ends that speak CGI or WSGI read `X_Forwarded_For` and `X.Forwarded.For` as `X-Forwarded-For`.

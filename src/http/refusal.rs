@@ -129,49 +129,120 @@ impl Refusal {
         problem.into_response(request_id)
     }
 
-    /// The admission outcome that counts this refusal; `None` for those that come after admission.
-    pub fn outcome(&self) -> Option<Outcome> {
-        Some(match self {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BodyBroken
+            | Self::CredentialsConflicting
+            | Self::EncodedSlash
+            | Self::InvalidBody { .. }
+            | Self::InvalidQuery { .. }
+            | Self::MalformedPath(_)
+            | Self::Semicolon => StatusCode::BAD_REQUEST,
+            Self::CredentialsMalformed | Self::CredentialsMissing | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
+            Self::CrossSite | Self::RouteClosed | Self::ScopeExceedsCaller { .. } | Self::ScopeMissing { .. } => {
+                StatusCode::FORBIDDEN
+            }
+            Self::KeyNotFound | Self::RouteUnknown => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ImmutableScopes | Self::KeysFull | Self::LastAdminKey => StatusCode::CONFLICT,
+            Self::Stale => StatusCode::PRECONDITION_FAILED,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaTypeUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::HostRefused => StatusCode::MISDIRECTED_REQUEST,
+            Self::AddressLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::KeyConcurrencyLimited { status }
+            | Self::KeyRateLimited { status, .. }
+            | Self::RouteRateLimited { status, .. } => *status,
+            Self::Malformed(malformed) => malformed.status(),
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::UpstreamInvalid | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            Self::StoreUnavailable | Self::UpstreamBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RequestTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// What the problem is called for programs. Missing, malformed, unknown and deleted keys are called the same.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AddressLimited { .. } => "too_many_failures",
+            Self::BodyBroken => "body_broken",
+            Self::BodyTimeout => "body_timeout",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::CredentialsConflicting => "credentials_conflicting",
+            Self::CredentialsMalformed | Self::CredentialsMissing | Self::KeyUnknown => "unauthenticated",
+            Self::CrossSite => "cross_site",
+            Self::EncodedSlash | Self::MalformedPath(_) | Self::Semicolon => "malformed_path",
+            Self::HostRefused => "host_refused",
+            Self::ImmutableScopes => "immutable_scopes",
+            Self::Internal => "internal",
+            Self::InvalidBody { .. } => "invalid_body",
+            Self::InvalidQuery { .. } => "invalid_query",
+            Self::KeyConcurrencyLimited { .. } => "concurrency_limited",
+            Self::KeyNotFound => "key_not_found",
+            Self::KeyRateLimited { .. } => "rate_limited",
+            Self::KeysFull => "keys_full",
+            Self::LastAdminKey => "last_admin_key",
+            Self::Malformed(malformed) => malformed.code(),
+            Self::MediaTypeUnsupported => "unsupported_media_type",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::RouteClosed => "route_closed",
+            Self::RouteRateLimited { .. } => "route_rate_limited",
+            Self::RouteUnknown => "route_unknown",
+            Self::ScopeExceedsCaller { .. } => "scope_exceeds_caller",
+            Self::ScopeMissing { .. } => "scope_missing",
+            Self::Stale => "precondition_failed",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::UpstreamBusy => "upstream_busy",
+            Self::UpstreamInvalid => "upstream_invalid",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+        }
+    }
+
+    /// The label that counts this refusal.
+    pub fn outcome(&self) -> Outcome {
+        match self {
             Self::AddressLimited { .. } => Outcome::AddressLimited,
+            Self::BodyBroken => Outcome::BodyBroken,
+            Self::BodyTimeout => Outcome::BodyTimeout,
             Self::BodyTooLarge { .. } => Outcome::BodyTooLarge,
             Self::CredentialsConflicting => Outcome::CredentialsConflicting,
             Self::CredentialsMalformed => Outcome::CredentialsMalformed,
             Self::CredentialsMissing => Outcome::CredentialsMissing,
+            Self::CrossSite => Outcome::CrossSite,
+            Self::EncodedSlash | Self::MalformedPath(_) | Self::Semicolon => Outcome::MalformedPath,
             Self::HostRefused => Outcome::HostRefused,
+            Self::ImmutableScopes => Outcome::ImmutableScopes,
             Self::Internal => Outcome::Internal,
+            Self::InvalidBody { .. } | Self::MediaTypeUnsupported => Outcome::InvalidBody,
+            Self::InvalidQuery { .. } => Outcome::InvalidQuery,
             Self::KeyConcurrencyLimited { .. } => Outcome::KeyConcurrencyLimited,
+            Self::KeyNotFound => Outcome::KeyNotFound,
             Self::KeyRateLimited { .. } => Outcome::KeyRateLimited,
             Self::KeyUnknown => Outcome::KeyUnknown,
-            Self::Malformed(malformed) if malformed.status() == StatusCode::REQUEST_TIMEOUT => Outcome::TimedOut,
-            Self::Malformed(malformed) if malformed.status() == StatusCode::EXPECTATION_FAILED => {
-                Outcome::ExpectationFailed
-            }
-            Self::Malformed(_) => Outcome::MalformedRequest,
-            Self::EncodedSlash | Self::MalformedPath(_) | Self::Semicolon => Outcome::MalformedPath,
+            Self::KeysFull => Outcome::KeysFull,
+            Self::LastAdminKey => Outcome::LastAdminKey,
+            Self::Malformed(malformed) => match malformed.status() {
+                StatusCode::REQUEST_TIMEOUT => Outcome::TimedOut,
+                StatusCode::EXPECTATION_FAILED => Outcome::ExpectationFailed,
+                _ => Outcome::MalformedRequest,
+            },
             Self::MethodNotAllowed { .. } => Outcome::MethodNotAllowed,
+            Self::RequestTimeout => Outcome::RequestTimeout,
             Self::RouteClosed => Outcome::RouteClosed,
             Self::RouteRateLimited { .. } => Outcome::RouteRateLimited,
             Self::RouteUnknown => Outcome::RouteUnknown,
+            Self::ScopeExceedsCaller { .. } => Outcome::ScopeExceedsCaller,
             Self::ScopeMissing { .. } => Outcome::ScopeMissing,
+            Self::Stale => Outcome::Stale,
             Self::StoreUnavailable => Outcome::StoreUnavailable,
-            Self::BodyBroken
-            | Self::BodyTimeout
-            | Self::CrossSite
-            | Self::ImmutableScopes
-            | Self::InvalidBody { .. }
-            | Self::InvalidQuery { .. }
-            | Self::KeyNotFound
-            | Self::KeysFull
-            | Self::LastAdminKey
-            | Self::MediaTypeUnsupported
-            | Self::RequestTimeout
-            | Self::ScopeExceedsCaller { .. }
-            | Self::Stale
-            | Self::UpstreamBusy
-            | Self::UpstreamInvalid
-            | Self::UpstreamTimeout
-            | Self::UpstreamUnreachable => return None,
-        })
+            Self::UpstreamBusy => Outcome::UpstreamBusy,
+            Self::UpstreamInvalid => Outcome::UpstreamInvalid,
+            Self::UpstreamTimeout => Outcome::UpstreamTimeout,
+            Self::UpstreamUnreachable => Outcome::UpstreamUnreachable,
+        }
     }
 
     /// Whether nothing more may be read from the connection: what follows could be read in two ways.
@@ -188,209 +259,97 @@ impl Refusal {
     }
 
     fn into_problem(self) -> Problem {
+        let problem = Problem::new(self.status(), self.code(), self.detail());
+        let problem = match self.wait() {
+            Some(wait) => problem.with_header(RETRY_AFTER, seconds(wait)),
+            None => problem,
+        };
         match self {
-            Self::AddressLimited { .. }
-            | Self::CredentialsConflicting
-            | Self::CredentialsMalformed
-            | Self::CredentialsMissing
-            | Self::KeyUnknown => self.authentication_problem(),
-            Self::EncodedSlash
-            | Self::HostRefused
-            | Self::Malformed(_)
-            | Self::MalformedPath(_)
-            | Self::Semicolon
-            | Self::BodyTooLarge { .. }
-            | Self::BodyTimeout
-            | Self::BodyBroken
-            | Self::MethodNotAllowed { .. }
-            | Self::MediaTypeUnsupported
-            | Self::InvalidBody { .. }
-            | Self::InvalidQuery { .. } => self.request_problem(),
-            Self::KeyConcurrencyLimited { .. }
-            | Self::KeyRateLimited { .. }
-            | Self::RouteClosed
-            | Self::RouteRateLimited { .. }
-            | Self::RouteUnknown
-            | Self::ScopeMissing { .. } => self.admission_problem(),
-            Self::CrossSite
-            | Self::ImmutableScopes
-            | Self::KeyNotFound
-            | Self::KeysFull
-            | Self::LastAdminKey
-            | Self::ScopeExceedsCaller { .. }
-            | Self::Stale => self.change_problem(),
-            Self::Internal
-            | Self::RequestTimeout
-            | Self::StoreUnavailable
-            | Self::UpstreamBusy
-            | Self::UpstreamInvalid
-            | Self::UpstreamTimeout
-            | Self::UpstreamUnreachable => self.fault_problem(),
-        }
-    }
-
-    fn authentication_problem(self) -> Problem {
-        match self {
-            Self::AddressLimited { wait } => {
-                let detail = "Too many failed authentications from this address. Wait, and check the key.";
-                limited(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", detail, wait)
-            }
-            Self::CredentialsConflicting => Problem::new(
-                StatusCode::BAD_REQUEST,
-                "credentials_conflicting",
-                "The request carries two different keys. Send one.",
-            ),
-            // One text for a missing, malformed, unknown and deleted key: nobody learns which it was.
-            _ => Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthenticated",
-                "This needs a valid API key, as the user name of Basic authentication or as a Bearer token.",
-            ),
-        }
-    }
-
-    fn request_problem(self) -> Problem {
-        match self {
-            Self::HostRefused => Problem::new(
-                StatusCode::MISDIRECTED_REQUEST,
-                "host_refused",
-                "The Host of the request is not one of those served here.",
-            ),
-            Self::Malformed(malformed) => Problem::new(malformed.status(), malformed.code(), malformed.to_string()),
-            Self::EncodedSlash | Self::Semicolon => {
-                let detail = "The path has an encoded slash or a semicolon, which this route does not allow.";
-                Problem::new(StatusCode::BAD_REQUEST, "malformed_path", detail)
-            }
-            Self::MalformedPath(error) => Problem::new(StatusCode::BAD_REQUEST, "malformed_path", error.to_string()),
-            Self::BodyTooLarge { max } => Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                format!("The body is larger than the {max} bytes that are allowed here."),
-            ),
-            Self::BodyTimeout => {
-                Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time.")
-            }
+            Self::InvalidBody { errors, .. } | Self::InvalidQuery { errors } => Problem { errors, ..problem },
             Self::MethodNotAllowed { allow } => {
-                let allowed = HeaderValue::try_from(&allow).unwrap_or_else(|_| HeaderValue::from_static(""));
-                let detail = format!("This path does not take that method; it takes {allow}.");
-                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allowed)
+                let allow = HeaderValue::try_from(allow).unwrap_or_else(|_| HeaderValue::from_static(""));
+                problem.with_header(ALLOW, allow)
             }
-            Self::MediaTypeUnsupported => Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "The body must be JSON: send Content-Type: application/json, and no Content-Encoding.",
-            ),
-            Self::InvalidBody { detail, errors } => {
-                Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, "invalid_body", detail) }
-            }
-            Self::InvalidQuery { errors } => Problem {
-                errors,
-                ..Problem::new(StatusCode::BAD_REQUEST, "invalid_query", "The query has invalid parameters.")
-            },
-            _ => Problem::new(StatusCode::BAD_REQUEST, "body_broken", "The body broke off or was malformed."),
+            Self::ScopeExceedsCaller { excess } => Problem { exceeding_scopes: Some(excess), ..problem },
+            Self::ScopeMissing { required, .. } => Problem { required_scopes: Some(required), ..problem },
+            _ => problem,
         }
     }
 
-    fn admission_problem(self) -> Problem {
+    /// How long the client should wait before it tries again; `None` where waiting changes nothing.
+    fn wait(&self) -> Option<Duration> {
         match self {
-            Self::KeyConcurrencyLimited { status } => limited(
-                status,
-                "concurrency_limited",
-                "This key has too many requests running. Wait for some to end.",
-                Duration::from_secs(1),
-            ),
-            Self::KeyRateLimited { wait, status } => {
-                limited(status, "rate_limited", "This key sends requests faster than its limit.", wait)
+            Self::AddressLimited { wait } | Self::KeyRateLimited { wait, .. } | Self::RouteRateLimited { wait, .. } => {
+                Some(*wait)
             }
-            Self::RouteRateLimited { wait, status } => {
-                limited(status, "route_rate_limited", "This path receives requests faster than its limit.", wait)
+            Self::KeyConcurrencyLimited { .. } | Self::StoreUnavailable | Self::UpstreamBusy => {
+                Some(Duration::from_secs(1))
             }
-            Self::RouteClosed => {
-                Problem::new(StatusCode::FORBIDDEN, "route_closed", "This path is closed to every key.")
+            _ => None,
+        }
+    }
+
+    /// What the client can do about it.
+    fn detail(&self) -> String {
+        let text = match self {
+            Self::BodyTooLarge { max } => {
+                return format!("The body is larger than the {max} bytes that are allowed here.");
+            }
+            Self::InvalidBody { detail, .. } => return detail.clone(),
+            Self::Malformed(malformed) => return malformed.to_string(),
+            Self::MalformedPath(error) => return error.to_string(),
+            Self::MethodNotAllowed { allow } => {
+                return format!("This path does not take that method; it takes {allow}.");
+            }
+            Self::ScopeExceedsCaller { excess } => {
+                return format!("The calling key does not hold: {}.", excess.names().join(", "));
             }
             Self::ScopeMissing { required, any } => {
-                let which = if any { "one of these scopes" } else { "all of these scopes" };
-                let detail = format!("The key needs {which}: {}.", required.names().join(", "));
-                let problem = Problem::new(StatusCode::FORBIDDEN, "scope_missing", detail);
-                Problem { required_scopes: Some(required), ..problem }
+                let which = if *any { "one of these scopes" } else { "all of these scopes" };
+                return format!("The key needs {which}: {}.", required.names().join(", "));
             }
-            _ => Problem::new(StatusCode::NOT_FOUND, "route_unknown", "No route of this gate matches the path."),
-        }
-    }
-
-    fn change_problem(self) -> Problem {
-        match self {
-            Self::CrossSite => Problem::new(
-                StatusCode::FORBIDDEN,
-                "cross_site",
-                "Keys cannot be managed by requests that a page of another site makes.",
-            ),
-            Self::ImmutableScopes => Problem::new(
-                StatusCode::CONFLICT,
-                "immutable_scopes",
-                "The scopes of telemetry and sdk_integration keys are fixed. Create a custom key instead.",
-            ),
-            Self::KeysFull => Problem::new(
-                StatusCode::CONFLICT,
-                "keys_full",
-                "The number of keys is at its maximum. Delete unused keys first.",
-            ),
-            Self::LastAdminKey => Problem::new(
-                StatusCode::CONFLICT,
-                "last_admin_key",
-                "This is the last key that can manage keys. Create another one with key:write first.",
-            ),
-            Self::ScopeExceedsCaller { excess } => {
-                let detail = format!("The calling key does not hold: {}.", excess.names().join(", "));
-                let problem = Problem::new(StatusCode::FORBIDDEN, "scope_exceeds_caller", detail);
-                Problem { exceeding_scopes: Some(excess), ..problem }
+            Self::AddressLimited { .. } => {
+                "Too many failed authentications from this address. Wait, and check the key."
             }
-            Self::Stale => Problem::new(
-                StatusCode::PRECONDITION_FAILED,
-                "precondition_failed",
-                "The key has changed since the version that If-Match names. Read it again.",
-            ),
-            _ => Problem::new(StatusCode::NOT_FOUND, "key_not_found", "There is no key of that id."),
-        }
-    }
-
-    fn fault_problem(self) -> Problem {
-        let soon = Duration::from_secs(1);
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        match self {
-            Self::RequestTimeout => Problem::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "request_timeout",
-                "The request took longer than this path allows.",
-            ),
-            Self::StoreUnavailable => {
-                limited(unavailable, "store_unavailable", "The key store cannot be reached just now. Try again.", soon)
+            Self::BodyBroken => "The body broke off or was malformed.",
+            Self::BodyTimeout => "The body did not arrive in time.",
+            Self::CredentialsConflicting => "The request carries two different keys. Send one.",
+            Self::CredentialsMalformed | Self::CredentialsMissing | Self::KeyUnknown => {
+                "This needs a valid API key, as the user name of Basic authentication or as a Bearer token."
             }
-            Self::UpstreamBusy => {
-                limited(unavailable, "upstream_busy", "The service behind this gate is at its limit. Try again.", soon)
+            Self::CrossSite => "Keys cannot be managed by requests that a page of another site makes.",
+            Self::EncodedSlash => "The path has an encoded slash, which this route does not allow.",
+            Self::HostRefused => "The Host of the request is not one of those served here.",
+            Self::ImmutableScopes => {
+                "The scopes of telemetry and sdk_integration keys are fixed. Create a custom key instead."
             }
-            Self::UpstreamInvalid => Problem::new(
-                StatusCode::BAD_GATEWAY,
-                "upstream_invalid",
-                "The service behind this gate sent a response that cannot be passed on safely.",
-            ),
-            Self::UpstreamTimeout => Problem::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream_timeout",
-                "The service behind this gate did not answer in time.",
-            ),
-            Self::UpstreamUnreachable => Problem::new(
-                StatusCode::BAD_GATEWAY,
-                "upstream_unreachable",
-                "The service behind this gate cannot be reached.",
-            ),
-            _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gate failed. This has been logged."),
-        }
+            Self::Internal => "The gate failed. This has been logged.",
+            Self::InvalidQuery { .. } => "The query has invalid parameters.",
+            Self::KeyConcurrencyLimited { .. } => "This key has too many requests running. Wait for some to end.",
+            Self::KeyNotFound => "There is no key of that id.",
+            Self::KeyRateLimited { .. } => "This key sends requests faster than its limit.",
+            Self::KeysFull => "The number of keys is at its maximum. Delete unused keys first.",
+            Self::LastAdminKey => "This is the last key that can manage keys. Create another one with key:write first.",
+            Self::MediaTypeUnsupported => {
+                "The body must be JSON: send Content-Type: application/json, and no Content-Encoding."
+            }
+            Self::RequestTimeout => "The request took longer than this path allows.",
+            Self::RouteClosed => "This path is closed to every key.",
+            Self::RouteRateLimited { .. } => "This path receives requests faster than its limit.",
+            Self::RouteUnknown => "No route of this gate matches the path.",
+            Self::Semicolon => "The path has a semicolon, which this route does not allow.",
+            Self::Stale => "The key has changed since the version that If-Match names. Read it again.",
+            Self::StoreUnavailable => "The key store cannot be reached just now. Try again.",
+            Self::UpstreamBusy => "The service behind this gate is at its limit. Try again.",
+            Self::UpstreamInvalid => "The service behind this gate sent a response that cannot be passed on safely.",
+            Self::UpstreamTimeout => "The service behind this gate did not answer in time.",
+            Self::UpstreamUnreachable => "The service behind this gate cannot be reached.",
+        };
+        text.to_owned()
     }
 }
 
 /// RFC 9110 §10.2.3: whole seconds, rounded up, and never "at once".
-fn limited(status: StatusCode, code: &'static str, detail: &str, wait: Duration) -> Problem {
-    let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
-    Problem::new(status, code, detail).with_header(RETRY_AFTER, HeaderValue::from(seconds))
+fn seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
 }

@@ -58,8 +58,12 @@ impl LastUsed {
 
     /// Notes that the key is used now. Never waits.
     pub(super) fn note(&self, holder: &Arc<Holder>) {
-        if holder.used(self.clock.now()) && self.queue.try_send(Arc::clone(holder)).is_err() {
-            holder.unqueue();
+        if !holder.used(self.clock.now()) {
+            return;
+        }
+        match self.queue.try_send(Arc::clone(holder)) {
+            Ok(()) => self.metrics.last_used_queued(),
+            Err(_) => holder.unqueue(),
         }
     }
 

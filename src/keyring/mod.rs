@@ -32,7 +32,7 @@ use self::last_used::LastUsed;
 use self::reader::Reader;
 use self::writer::{Generate, Job, Target, Writer};
 use crate::clock::{Clock, Timestamp};
-use crate::key::{KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
+use crate::key::{Digest, KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
 use crate::limit::KeyLimits;
 use crate::metrics::{Metrics, StoreOperation};
 use crate::policy::Deny;
@@ -214,12 +214,23 @@ impl Keyring {
             self.metrics.cache_hit();
             return Ok(holder.is_opened_by(secret).then_some(holder));
         }
-        self.look_up(secret).await
+        self.look_up(secret.id(), secret.digest()).await
     }
 
-    async fn look_up(&self, secret: &KeySecret) -> Result<Option<Arc<Holder>>, Unavailable> {
+    /// Returns the key of `holder` as it is now; `None` when it is gone.
+    ///
+    /// # Errors
+    /// As [`Keyring::holder`].
+    pub async fn present(&self, holder: &Holder) -> Result<Option<Arc<Holder>>, Unavailable> {
+        let record = holder.record();
+        match self.known.holder(&record.id) {
+            Some(present) => Ok(Some(present)),
+            None => self.look_up(record.id, record.digest).await,
+        }
+    }
+
+    async fn look_up(&self, id: KeyId, digest: Digest) -> Result<Option<Arc<Holder>>, Unavailable> {
         self.metrics.cache_miss();
-        let (id, digest) = (secret.id(), secret.digest());
         for _ in 0..LOOK_UPS_MAX {
             if !self.known.directory().contains(&id) {
                 return Ok(None);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::known::Known;
 use super::{KeyView, Unavailable, measured};
 use crate::key::KeyId;
+use crate::log::Occasionally;
 use crate::metrics::{Metrics, StoreOperation};
 use crate::store::{Store, StoreError};
 
@@ -84,7 +85,10 @@ impl Reader {
     async fn bounded(&self, ids: Vec<KeyId>) -> Result<Vec<Option<KeyView>>, Unavailable> {
         let read = timeout(self.timeout, self.settled(&ids)).await;
         read.unwrap_or_else(|_elapsed| {
-            tracing::warn!(timeout = ?self.timeout, "store did not answer in time");
+            static LATE: Occasionally = Occasionally::new();
+            if let Some(suppressed) = LATE.due(Instant::now()) {
+                tracing::warn!(timeout = ?self.timeout, suppressed, "store did not answer in time");
+            }
             Err(Unavailable)
         })
     }

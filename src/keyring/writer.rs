@@ -231,7 +231,7 @@ impl Writer {
             self.audit(&change);
             return Ok(());
         };
-        tracing::error!(?error, key.id = %id, "change was not made");
+        tracing::error!(?error, key.id = %id, "change was not acknowledged");
         self.settle(&id);
         match (error, &change.operation) {
             (StoreError::Conflict, Operation::Create(_)) => Err(ChangeError::Taken),

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tracing::{Level, event_enabled, info};
+use tracing::info;
 
 use crate::key::{KeyId, KeyRecord};
 use crate::metrics::AuditOperation;
@@ -13,11 +13,6 @@ pub(super) const ACCESS: &str = "access";
 pub(super) const AUDIT: &str = "audit";
 /// A method is the one text here that a client chooses; none that a route can list is longer.
 const METHOD_CHARS_MAX: usize = 32;
-
-/// Whether [`Access::log`] would say anything: spares the gathering of its fields.
-pub fn access_is_on() -> bool {
-    event_enabled!(target: ACCESS, Level::INFO)
-}
 
 /// One answered request.
 pub struct Access<'a> {

@@ -20,7 +20,7 @@ use crate::settings::{Node, Value, settings};
 use events::{ACCESS, AUDIT};
 use lines::Lines;
 
-pub use events::{Access, Audit, access_is_on};
+pub use events::{Access, Audit};
 pub use lines::Flush;
 pub use occasionally::Occasionally;
 

@@ -61,10 +61,26 @@ pub(super) fn subtract_one(number: &AtomicU64) {
     number.fetch_sub(1, Ordering::Relaxed);
 }
 
+/// A number for each outcome. Arrays as long have no `Default` of their own.
+pub(super) struct Outcomes([AtomicU64; Outcome::COUNT]);
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::default()))
+    }
+}
+
+impl Outcomes {
+    pub(super) fn of(&self, outcome: Outcome) -> &AtomicU64 {
+        &self.0[outcome as usize]
+    }
+}
+
 /// What every request touches.
 #[derive(Default)]
 pub(super) struct Hot {
-    pub(super) admissions: [AtomicU64; Outcome::COUNT],
+    pub(super) admissions: Outcomes,
+    pub(super) refusals_later: Outcomes,
     pub(super) cache_hits: AtomicU64,
     pub(super) cache_misses: AtomicU64,
     pub(super) connections_accepted: AtomicU64,

@@ -65,7 +65,12 @@ fn requests(metrics: &Metrics) -> Vec<MetricFamily> {
     });
     let admissions = Outcome::EVERY
         .iter()
-        .map(|outcome| count(&[("outcome", outcome.as_str())], hot.sum(|hot| &hot.admissions[*outcome as usize])));
+        .map(|outcome| count(&[("outcome", outcome.as_str())], hot.sum(|hot| hot.admissions.of(*outcome))));
+    let is_refusal = |outcome: &&Outcome| !matches!(outcome, Outcome::Admitted | Outcome::AdmittedPublic);
+    let refusals_later = Outcome::EVERY
+        .iter()
+        .filter(is_refusal)
+        .map(|outcome| count(&[("reason", outcome.as_str())], hot.sum(|hot| hot.refusals_later.of(*outcome))));
     let limited = LimitKind::EVERY
         .iter()
         .map(|limit| count(&[("limit", limit.as_str())], hot.sum(|hot| &hot.limited[*limit as usize])));
@@ -76,6 +81,11 @@ fn requests(metrics: &Metrics) -> Vec<MetricFamily> {
             requests,
         ),
         counter("portcullis_admissions_total", "Requests decided on, when each is admitted or refused.", admissions),
+        counter(
+            "portcullis_refusals_after_admission_total",
+            "Requests that were admitted and then refused or failed: by the key API, the upstream or a deadline.",
+            refusals_later,
+        ),
         counter("portcullis_limited_total", "Requests that a limiter refused.", limited),
         gauge(
             "portcullis_requests_in_flight",
@@ -95,8 +105,12 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
     let accepted = hot.sum(|hot| &hot.connections_accepted);
     let open = accepted.wrapping_sub(hot.sum(|hot| &hot.connections_closed));
     vec![
-        gauge("portcullis_connections", "Client connections that are open.", [level(&[], signed(open))]),
-        counter("portcullis_connections_total", "Client connections, when each is accepted.", [count(&[], accepted)]),
+        gauge("portcullis_connections", "Connections that are open, on both listeners.", [level(&[], signed(open))]),
+        counter(
+            "portcullis_connections_total",
+            "Connections on both listeners, when each is accepted.",
+            [count(&[], accepted)],
+        ),
         counter(
             "portcullis_connections_queued_total",
             "Client connections that had to wait for room, because as many as allowed were open.",

@@ -15,7 +15,8 @@ const ROUTES_MAX: usize = 10_000;
 const UPSTREAMS_MAX: usize = 1_000;
 pub(super) const OTHER: &str = "(other)";
 
-pub(super) const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// `none`: the client left before there was an answer.
+pub(super) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 pub(super) const UPSTREAM_BOUNDS: Bounds = [
     Duration::from_millis(1),
@@ -44,9 +45,9 @@ impl RouteMetrics {
         Self { by_class: Sharded::new(workers) }
     }
 
-    /// A request of this route was answered with `status`.
+    /// A request of this route was answered with `status`; 0 for one whose client left before that.
     pub fn finished(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len()) - 1;
+        let class = usize::from(status / 100).min(STATUS_CLASSES.len() - 1);
         add_one(&self.by_class.here()[class]);
     }
 

@@ -19,31 +19,47 @@ macro_rules! labels {
 }
 
 labels! {
-    /// How the admission of one request ended: one value for each way in and each reason to refuse.
+    /// What became of one request: one value for each way in and each reason to refuse.
     pub enum Outcome {
         AddressLimited = "address_limited",
         Admitted = "admitted",
         /// Without a key, on a public route.
         AdmittedPublic = "admitted_public",
+        BodyBroken = "body_broken",
+        BodyTimeout = "body_timeout",
         BodyTooLarge = "body_too_large",
         CredentialsConflicting = "credentials_conflicting",
         CredentialsMalformed = "credentials_malformed",
         CredentialsMissing = "credentials_missing",
+        CrossSite = "cross_site",
         ExpectationFailed = "expectation_failed",
         HostRefused = "host_refused",
+        ImmutableScopes = "immutable_scopes",
         Internal = "internal",
+        InvalidBody = "invalid_body",
+        InvalidQuery = "invalid_query",
         KeyConcurrencyLimited = "key_concurrency_limited",
+        KeyNotFound = "key_not_found",
         KeyRateLimited = "key_rate_limited",
         KeyUnknown = "key_unknown",
+        KeysFull = "keys_full",
+        LastAdminKey = "last_admin_key",
         MalformedPath = "malformed_path",
         MalformedRequest = "malformed_request",
         MethodNotAllowed = "method_not_allowed",
+        RequestTimeout = "request_timeout",
         RouteClosed = "route_closed",
         RouteRateLimited = "route_rate_limited",
         RouteUnknown = "route_unknown",
+        ScopeExceedsCaller = "scope_exceeds_caller",
         ScopeMissing = "scope_missing",
+        Stale = "stale",
         StoreUnavailable = "store_unavailable",
         TimedOut = "timed_out",
+        UpstreamBusy = "upstream_busy",
+        UpstreamInvalid = "upstream_invalid",
+        UpstreamTimeout = "upstream_timeout",
+        UpstreamUnreachable = "upstream_unreachable",
     }
 }
 
@@ -77,7 +93,6 @@ labels! {
     /// What was asked of the store.
     pub enum StoreOperation {
         ChangeCommit = "change_commit",
-        ChangesRead = "changes_read",
         KeyRead = "key_read",
         KeyScan = "key_scan",
         LastUsedFlush = "last_used_flush",

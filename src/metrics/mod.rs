@@ -109,7 +109,12 @@ impl Metrics {
     }
 
     pub fn admission(&self, outcome: Outcome) {
-        add_one(&self.hot.here().admissions[outcome as usize]);
+        add_one(self.hot.here().admissions.of(outcome));
+    }
+
+    /// A request that was admitted came to nothing all the same.
+    pub fn refused_later(&self, outcome: Outcome) {
+        add_one(self.hot.here().refusals_later.of(outcome));
     }
 
     pub fn limited(&self, limit: LimitKind) {
@@ -171,6 +176,11 @@ impl Metrics {
     /// So many keys have a last use that is not yet written.
     pub fn set_last_used_backlog(&self, count: usize) {
         self.cold.last_used_backlog.store(count as u64, Ordering::Relaxed);
+    }
+
+    /// One more key has a last use that is not yet written: at most once a key and flush.
+    pub fn last_used_queued(&self) {
+        add_one(&self.cold.last_used_backlog);
     }
 
     /// All last uses up to now are written.

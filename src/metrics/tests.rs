@@ -47,22 +47,24 @@ portcullis_requests_total{route=\"(none)\",upstream=\"(local)\",status_class=\"2
 portcullis_requests_total{route=\"(none)\",upstream=\"(local)\",status_class=\"3xx\"} 0
 portcullis_requests_total{route=\"(none)\",upstream=\"(local)\",status_class=\"4xx\"} 1
 portcullis_requests_total{route=\"(none)\",upstream=\"(local)\",status_class=\"5xx\"} 0
+portcullis_requests_total{route=\"(none)\",upstream=\"(local)\",status_class=\"none\"} 0
 portcullis_requests_total{route=\"GET /api/{id}\",upstream=\"tsdb\",status_class=\"1xx\"} 0
 portcullis_requests_total{route=\"GET /api/{id}\",upstream=\"tsdb\",status_class=\"2xx\"} 2
 portcullis_requests_total{route=\"GET /api/{id}\",upstream=\"tsdb\",status_class=\"3xx\"} 0
 portcullis_requests_total{route=\"GET /api/{id}\",upstream=\"tsdb\",status_class=\"4xx\"} 0
 portcullis_requests_total{route=\"GET /api/{id}\",upstream=\"tsdb\",status_class=\"5xx\"} 0
+portcullis_requests_total{route=\"GET /api/{id}\",upstream=\"tsdb\",status_class=\"none\"} 0
 ";
     assert_eq!(family(&metrics, "portcullis_requests_total"), expected);
 }
 
 #[test]
-fn status_that_has_no_class_counts_in_the_nearest() {
+fn status_that_has_no_class_counts_in_the_nearest_and_none_as_none() {
     let metrics = metrics();
     let route = metrics.route("r", "u");
     [0, 99, 600, u16::MAX].into_iter().for_each(|status| route.finished(status));
 
-    check(&metrics, "portcullis_requests_total{route=\"r\",upstream=\"u\",status_class=\"1xx\"} 2");
+    check(&metrics, "portcullis_requests_total{route=\"r\",upstream=\"u\",status_class=\"none\"} 2");
     check(&metrics, "portcullis_requests_total{route=\"r\",upstream=\"u\",status_class=\"5xx\"} 2");
 }
 

@@ -11,7 +11,7 @@ use crate::http::RequestId;
 use crate::key::KeyId;
 use crate::limit::Slot;
 use crate::log;
-use crate::metrics::{Metrics, NO_ROUTE, RouteMetrics};
+use crate::metrics::{Metrics, NO_ROUTE, Outcome, RouteMetrics};
 use crate::server::Exchange;
 
 use super::admit::Trail;
@@ -22,8 +22,14 @@ pub(super) struct Account {
     metrics: Arc<Metrics>,
     counts: Arc<RouteMetrics>,
     pub(super) started: Instant,
+    /// When the request was handed to the upstream.
+    pub(super) sent: Option<Instant>,
     /// The wait for the upstream's response head, once it is over.
     pub(super) upstream_time: Option<Duration>,
+    /// The time until the answer that was not spent here: waits for the upstream or for the client's body.
+    pub(super) elsewhere: Duration,
+    /// Whether the request was counted as admitted: what becomes of it later is no matter of admission.
+    pub(super) admitted: bool,
     /// When the response was handed to the connection.
     pub(super) answered: Option<Instant>,
     pub(super) status: u16,
@@ -42,19 +48,24 @@ pub(super) struct Account {
 }
 
 struct AccessLine {
-    method: Method,
+    method: Option<Method>,
     route: Option<Arc<str>>,
 }
 
 impl Account {
     pub(super) fn open(metrics: &Arc<Metrics>, gate: &Gate, request: &Request<Incoming>, exchange: &Exchange) -> Self {
         metrics.request_started();
-        let line = gate.access_log.then(|| AccessLine { method: request.method().clone(), route: None });
+        // A stand-in for what was no request has no method of its own.
+        let method = exchange.malformed().is_none().then(|| request.method().clone());
+        let line = gate.access_log.then_some(AccessLine { method, route: None });
         Self {
             metrics: Arc::clone(metrics),
             counts: Arc::clone(&gate.unmatched),
             started: Instant::now(),
+            sent: None,
             upstream_time: None,
+            elsewhere: Duration::ZERO,
+            admitted: false,
             answered: None,
             status: 0,
             client: exchange.peer().ip().to_canonical(),
@@ -78,9 +89,24 @@ impl Account {
         }
     }
 
+    /// The request is let in: once, and whatever becomes of it.
+    pub(super) fn admit(&mut self, outcome: Outcome) {
+        self.admitted = true;
+        self.metrics.admission(outcome);
+    }
+
     /// The request is a call of the key API.
     pub(super) fn enter_managed(&mut self, gate: &Gate) {
         self.counts = Arc::clone(&gate.managed);
+        if let Some(line) = &mut self.line {
+            line.route = Some(Arc::clone(&gate.mount));
+        }
+    }
+
+    fn in_gate(&self) -> Duration {
+        // A client that left while the upstream was at work: what came before is all that was spent here.
+        let until = self.answered.or(self.sent).unwrap_or_else(Instant::now);
+        until.saturating_duration_since(self.started).saturating_sub(self.elsewhere)
     }
 
     fn write_line(&mut self, in_gate: Duration) {
@@ -88,7 +114,7 @@ impl Account {
         log::Access {
             request_id: &self.request_id.unwrap_or_default(),
             client: self.client,
-            method: line.method.as_str(),
+            method: line.method.as_ref().map_or("-", Method::as_str),
             route: line.route.as_deref().unwrap_or(NO_ROUTE),
             status: self.status,
             key: self.key,
@@ -103,9 +129,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let until = self.answered.unwrap_or_else(Instant::now);
-        let in_gate =
-            until.saturating_duration_since(self.started).saturating_sub(self.upstream_time.unwrap_or_default());
+        let in_gate = self.in_gate();
         self.metrics.request_finished(in_gate);
         self.counts.finished(self.status);
         self.write_line(in_gate);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::StatusCode;
 use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 
@@ -14,7 +15,7 @@ use crate::http::Refusal;
 use crate::http::headers::Origin;
 use crate::key::{KeyId, KeySecret};
 use crate::keyring::Holder;
-use crate::limit::Slot;
+use crate::limit::{Concurrency, Slot};
 use crate::policy::{self, Permit, Requirement};
 use crate::route::{Found, Path};
 
@@ -168,11 +169,16 @@ pub(super) fn host_name(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn presented(parts: &Parts, route: &Route) -> Result<Option<KeySecret>, CredentialError> {
-    let in_headers = credential::in_headers(&parts.headers, &route.settings.sources)?;
-    let (None, Some(name), Some(query)) = (&in_headers, &route.settings.credential_query, parts.uri.query()) else {
-        return Ok(in_headers);
+    let in_query = match (&route.settings.credential_query, parts.uri.query()) {
+        (Some(name), Some(query)) => credential::in_query(query, name.as_str())?,
+        _ => None,
     };
-    credential::in_query(query, name.as_str())
+    let in_headers = match credential::in_headers(&parts.headers, &route.settings.sources) {
+        // Other credentials than ours may go with a key in the query.
+        Err(CredentialError::Malformed) if in_query.is_some() => None,
+        in_headers => in_headers?,
+    };
+    credential::one_of(in_headers, in_query)
 }
 
 pub(crate) fn check_opt_ins(encoded_slash: bool, semicolon: bool, path: &Path<'_>) -> Result<(), Refusal> {
@@ -188,13 +194,22 @@ pub(crate) fn check_opt_ins(encoded_slash: bool, semicolon: bool, path: &Path<'_
 /// Takes from the key's and the route's limits: the strictest wins.
 fn limit(route: &Route, holder: Option<&Arc<Holder>>, now: Instant) -> Result<Option<Slot>, Refusal> {
     let status = route.settings.limit_status.into();
-    if let Some(Err(wait)) = holder.and_then(|holder| holder.bucket()).map(|bucket| bucket.take(now)) {
+    let slot = match holder {
+        Some(holder) => limit_key(holder, status, now)?,
+        None => None,
+    };
+    match route.bucket.as_ref().map(|bucket| bucket.take(now)) {
+        Some(Err(wait)) => Err(Refusal::RouteRateLimited { wait, status }),
+        _ => Ok(slot),
+    }
+}
+
+/// Takes from a key's own limits.
+pub(super) fn limit_key(holder: &Holder, status: StatusCode, now: Instant) -> Result<Option<Slot>, Refusal> {
+    if let Some(Err(wait)) = holder.bucket().map(|bucket| bucket.take(now)) {
         return Err(Refusal::KeyRateLimited { wait, status });
     }
-    if let Some(Err(wait)) = route.bucket.as_ref().map(|bucket| bucket.take(now)) {
-        return Err(Refusal::RouteRateLimited { wait, status });
-    }
-    match holder.and_then(|holder| holder.concurrency()).map(|concurrency| concurrency.try_enter()) {
+    match holder.concurrency().map(Concurrency::try_enter) {
         Some(None) => Err(Refusal::KeyConcurrencyLimited { status }),
         Some(slot) => Ok(slot),
         None => Ok(None),

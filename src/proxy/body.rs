@@ -10,9 +10,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
+use crate::http::framing::Malformed;
 use crate::metrics::UpstreamFailure;
 use crate::server::Timer;
 use crate::settings::ByteSize;
@@ -54,13 +56,22 @@ pub(super) struct Upload {
 pub(super) enum UploadState {
     Broken,
     Done,
+    /// The next piece is here, and the upstream has not taken it yet.
     Running,
     TimedOut,
     TooLarge,
+    /// The client has not sent the next piece yet.
+    Waiting,
 }
 
-const STATES: [UploadState; 5] =
-    [UploadState::Broken, UploadState::Done, UploadState::Running, UploadState::TimedOut, UploadState::TooLarge];
+const STATES: [UploadState; 6] = [
+    UploadState::Broken,
+    UploadState::Done,
+    UploadState::Running,
+    UploadState::TimedOut,
+    UploadState::TooLarge,
+    UploadState::Waiting,
+];
 
 impl Upload {
     pub(super) fn state(&self) -> UploadState {
@@ -72,14 +83,14 @@ impl Upload {
         self.begun + Duration::from_millis(self.progress.load(Ordering::Relaxed))
     }
 
-    fn end(&self, state: UploadState) {
-        self.note_progress();
-        self.state.store(state as u8, Ordering::Relaxed);
-    }
-
-    fn note_progress(&self) {
+    fn progress(&self, state: UploadState) {
         let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.progress.store(elapsed, Ordering::Relaxed);
+        self.set(state);
+    }
+
+    fn set(&self, state: UploadState) {
+        self.state.store(state as u8, Ordering::Relaxed);
     }
 }
 
@@ -104,15 +115,11 @@ impl RequestBody {
 
     fn take(&mut self, piece: &Bytes) -> Result<(), BodyError> {
         let Some(left) = self.left.checked_sub(piece.len() as u64) else {
-            self.upload.end(UploadState::TooLarge);
+            self.upload.progress(UploadState::TooLarge);
             return Err(BodyError::TooLarge);
         };
         self.left = left;
-        if self.incoming.is_end_stream() {
-            self.upload.end(UploadState::Done);
-        } else {
-            self.upload.note_progress();
-        }
+        self.upload.progress(if self.incoming.is_end_stream() { UploadState::Done } else { UploadState::Running });
         Ok(())
     }
 }
@@ -124,14 +131,17 @@ impl HttpBody for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             return match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    self.upload.set(UploadState::Waiting);
+                    Poll::Pending
+                }
                 Poll::Ready(None) => {
-                    self.upload.end(UploadState::Done);
+                    self.upload.progress(UploadState::Done);
                     Poll::Ready(None)
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let state = if is_timeout(&error) { UploadState::TimedOut } else { UploadState::Broken };
-                    self.upload.end(state);
+                    self.upload.progress(state);
                     Poll::Ready(Some(Err(BodyError::Broken(error))))
                 }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -151,17 +161,9 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// Whether an I/O deadline lies somewhere down the chain: that is how the connection reports a stalled client.
+/// Whether the connection gave up on a client that stopped sending.
 pub(super) fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    Malformed::of_body(error).is_some_and(|malformed| malformed.status() == StatusCode::REQUEST_TIMEOUT)
 }
 
 /// The body of a response, with the account of its request: dropping it ends the request.
@@ -284,7 +286,10 @@ impl Streamed {
         });
         match self.timer.poll_bounded(at, Poll::<()>::Pending) {
             Poll::Ready(_) => {
-                self.metrics.failed(UpstreamFailure::BodyCut);
+                // The request's own deadline says nothing against the upstream.
+                if until.is_none_or(|until| at < until) {
+                    self.metrics.failed(UpstreamFailure::BodyCut);
+                }
                 Poll::Ready(Some(Err(BodyError::Stalled)))
             }
             Poll::Pending => Poll::Pending,

@@ -13,6 +13,7 @@ use hyper::body::{Body as _, Incoming};
 use crate::http::headers::Origin;
 use crate::http::{Refusal, headers};
 use crate::keyring::Holder;
+use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
 use crate::policy::Permit;
 use crate::server::Exchange;
@@ -60,9 +61,11 @@ impl Door {
         let upload = body.upload();
         let until = route.settings.timeout.map(|timeout| account.started + timeout);
         let sent = Instant::now();
+        account.sent = Some(sent);
         let sending = route.upstream.send(Request::from_parts(parts, body), self.worker);
         let answer = Wait { exchange, route, upload: &upload, sent, until }.for_head(sending).await;
         let waited = sent.elapsed();
+        account.elsewhere = waited;
         account.upstream_time = Some(waited);
         let (response, lease) = answer?;
         route.upstream.metrics.answered(waited);
@@ -109,12 +112,15 @@ impl Wait<'_> {
             match self.exchange.bounded(at, sending.as_mut()).await {
                 Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
                 Err(_) if self.until.is_some_and(|until| Instant::now() >= until) => {
-                    self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
+                    if self.upload.state() != UploadState::Waiting {
+                        self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
+                    }
                     return Err(Refusal::RequestTimeout);
                 }
                 // The patience with the upstream begins when it has the whole request.
                 Err(_) if self.upload.last_progress().max(self.sent) > base.max(self.sent) => {}
-                Err(_) if self.upload.state() == UploadState::Running => return Err(Refusal::BodyTimeout),
+                Err(_) if self.upload.state() == UploadState::Waiting => return Err(Refusal::BodyTimeout),
+                // Also when it stopped taking the body: that is no fault of the client's.
                 Err(_) => {
                     self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
                     return Err(Refusal::UpstreamTimeout);
@@ -131,12 +137,15 @@ impl Wait<'_> {
             UploadState::TooLarge => {
                 return Refusal::BodyTooLarge { max: self.route.settings.max_body.map_or(u64::MAX, |max| max.0) };
             }
-            UploadState::Done | UploadState::Running => {}
+            UploadState::Done | UploadState::Running | UploadState::Waiting => {}
         }
         let upstream = &self.route.upstream;
         upstream.metrics.failed(error.kind());
-        let source = std::error::Error::source(error).map(ToString::to_string);
-        tracing::warn!(upstream = %upstream.name, error = %error, source, "the upstream failed");
+        static FAILED: Occasionally = Occasionally::new();
+        if let Some(suppressed) = FAILED.due(Instant::now()) {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::warn!(upstream = %upstream.name, error = %error, source, suppressed, "the upstream failed");
+        }
         match error {
             UpstreamError::Busy => Refusal::UpstreamBusy,
             UpstreamError::ConnectTimeout => Refusal::UpstreamTimeout,

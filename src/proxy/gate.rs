@@ -25,6 +25,8 @@ pub struct Gate {
     pub admin: Arc<Admin>,
     /// Counts requests that no route matches, or that are refused before the look-up.
     pub unmatched: Arc<RouteMetrics>,
+    /// The key API's path, for logs.
+    pub mount: Arc<str>,
     /// Counts calls of the key API.
     pub managed: Arc<RouteMetrics>,
     pub access_log: bool,

@@ -1,7 +1,7 @@
 //! Calls of the key API: admitted here, answered by `admin` on the control runtime.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
@@ -19,7 +19,7 @@ use crate::server::Exchange;
 
 use super::Door;
 use super::account::Account;
-use super::admit::{Head, Trail, check_opt_ins};
+use super::admit::{Head, Trail, check_opt_ins, limit_key};
 use super::body::{Body, is_timeout};
 use super::gate::Gate;
 
@@ -50,11 +50,9 @@ impl Door {
         let caller = self.proxy.holder(gate, head, &mut trail).await;
         account.follow(&trail);
         let caller = caller?;
-        if let Some(Err(wait)) = caller.bucket().map(|bucket| bucket.take(head.now)) {
-            return Err(Refusal::KeyRateLimited { wait, status: gate.requests.limit_status.into() });
-        }
+        account.slot = limit_key(&caller, gate.requests.limit_status.into(), head.now)?;
         self.proxy.keyring.note_use(&caller);
-        self.proxy.metrics.admission(Outcome::Admitted);
+        account.admit(Outcome::Admitted);
         Ok(caller)
     }
 
@@ -66,8 +64,16 @@ impl Door {
     ) -> Result<Response<Body>, Refusal> {
         let Call { gate, exchange, parts, origin, caller } = call;
         let deadline = account.started + ANSWER_TIMEOUT;
+        let collecting = Instant::now();
         let body = exchange.bounded(deadline, collect(body)).await.map_err(|_| Refusal::BodyTimeout)??;
+        account.elsewhere = collecting.elapsed();
         account.body_unread = false;
+        // The body may have been long in coming: the call is judged by what the key is and holds now.
+        let caller = match self.proxy.keyring.present(&caller).await {
+            Ok(Some(caller)) => caller,
+            Ok(None) => return Err(Refusal::KeyUnknown),
+            Err(_) => return Err(Refusal::StoreUnavailable),
+        };
         let admin = Arc::clone(&gate.admin);
         let call = admin::Call { parts, body, caller, address: origin.client };
         let answering = self.proxy.control.spawn(async move { admin.answer(call).await });

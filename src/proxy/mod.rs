@@ -103,7 +103,10 @@ impl Door {
         let (parts, body) = request.into_parts();
         let origin = Origin::of(exchange.peer().ip(), &parts.headers, &gate.trusted_proxies);
         account.client = origin.client;
-        gate.check_host(admit::host_name(&parts.headers))?;
+        // The ops listener is for whoever can reach it, under any name.
+        if self.serves != Serves::KeysOnly {
+            gate.check_host(admit::host_name(&parts.headers))?;
+        }
         let head = Head { parts: &parts, origin, now: account.started };
         if self.owns(gate, parts.uri.path()) {
             account.enter_managed(gate);
@@ -115,7 +118,7 @@ impl Door {
         account.follow(&trail);
         let mut admitted = admitted?;
         account.slot = admitted.slot.take();
-        self.proxy.metrics.admission(match admitted.permit.key() {
+        account.admit(match admitted.permit.key() {
             Some(_) => Outcome::Admitted,
             None => Outcome::AdmittedPublic,
         });
@@ -137,8 +140,10 @@ impl Door {
 
     fn count(&self, refusal: &Refusal, account: &Account) {
         let metrics = &self.proxy.metrics;
-        if let Some(outcome) = refusal.outcome() {
-            metrics.admission(outcome);
+        if account.admitted {
+            metrics.refused_later(refusal.outcome());
+        } else {
+            metrics.admission(refusal.outcome());
         }
         match refusal {
             Refusal::AddressLimited { .. } => metrics.limited(LimitKind::Address),

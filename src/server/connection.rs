@@ -30,7 +30,7 @@ pub(super) fn protocol(client: &Client) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // No `pipeline_flush`: with it hyper buffers a response body without bound while pipelined bytes wait.
     builder.half_close(false).header_read_timeout(None).max_buf_size(buffer_bytes(client));
-    let headers_max = client.headers_max.get() as usize;
+    let headers_max = usize::from(client.headers_max.0);
     if headers_max > HYPER_HEADERS {
         builder.max_headers(headers_max);
     }

@@ -38,8 +38,8 @@ settings! {
         pub write_timeout: Duration = Duration::from_secs(30),
         /// Request line and header fields together.
         pub header_bytes_max: ByteSize = ByteSize::kib(32),
-        /// Header fields of a request.
-        pub headers_max: NonZeroU32 = NonZeroU32::new(100).expect("not zero"),
+        /// Header fields of a request; 1,000 at most.
+        pub headers_max: FieldCount = FieldCount(100),
         /// Path and query of a request; 64 KiB at most.
         pub target_bytes_max: ByteSize = ByteSize::kib(8),
     }
@@ -51,7 +51,7 @@ settings! {
         /// How long to go on accepting while not ready, so that load balancers notice.
         pub delay: Option<Duration> = None,
         /// How long requests in flight may take to finish.
-        pub timeout: Duration = Duration::from_secs(30),
+        pub timeout: Duration = Duration::from_secs(20),
     }
 }
 
@@ -62,8 +62,24 @@ impl Client {
     pub(super) fn request_limits(&self) -> RequestLimits {
         RequestLimits {
             head_bytes_max: self.header_bytes_max.as_usize(),
-            fields_max: self.headers_max.get() as usize,
+            fields_max: self.headers_max.0.into(),
             target_bytes_max: self.target_bytes_max.as_usize().min(TARGET_BYTES_CEILING),
+        }
+    }
+}
+
+/// A number of header fields. Room is made for all of them whenever a head is read, so there is a ceiling.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FieldCount(pub u16);
+
+const FIELDS_CEILING: u32 = 1_000;
+
+impl Value for FieldCount {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let count = NonZeroU32::read(node)?.get();
+        match u16::try_from(count) {
+            Ok(count) if u32::from(count) <= FIELDS_CEILING => Some(Self(count)),
+            _ => node.problem(format!("{} must be at most {FIELDS_CEILING}", node.path())),
         }
     }
 }

@@ -142,7 +142,7 @@ impl<'a> Node<'a> {
         self.reading.report(span, message.into());
     }
 
-    /// Line and column (1-based) of a span's start, for messages that name a second place.
+    /// The line (1-based) of a span's start, for messages that name a second place.
     pub fn line_of(&self, span: &Range<usize>) -> usize {
         self.reading.source.position(span.start).0
     }
@@ -325,7 +325,7 @@ impl<T: Value> Value for Vec<T> {
     }
 }
 
-/// `host:port`, as written: resolved when it is bound.
+/// `ADDRESS:PORT`, the address in numbers.
 impl Value for std::net::SocketAddr {
     fn read(node: &Node<'_>) -> Option<Self> {
         let text = node.text()?;

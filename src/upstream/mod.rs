@@ -20,7 +20,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::http::framing::{GuardedUpstream, ResponseLimits};
+use crate::http::framing::{BadResponse, GuardedUpstream, ResponseLimits};
 use crate::metrics::{Metrics, UpstreamFailure, UpstreamMetrics};
 use crate::settings::{ByteSize, settings};
 
@@ -140,7 +140,7 @@ where
             GuardedUpstream::new(stream, ResponseLimits { head_bytes_max: header_bytes_max, fields_max: FIELDS_MAX });
         let state = guarded.state();
         let mut builder = http1::Builder::new();
-        builder.max_buf_size((header_bytes_max + 8_192).max(65_536));
+        builder.max_buf_size(header_bytes_max.saturating_add(8_192).max(65_536));
         let (sender, driver) = builder.handshake(TokioIo::new(guarded)).await.map_err(UpstreamError::Reset)?;
         tokio::spawn(async move {
             // Whoever waits for a response on this connection is told the error; there is nobody else to tell.
@@ -151,24 +151,15 @@ where
     }
 }
 
-/// hyper reports what the guard refused as an I/O error of kind `InvalidData` somewhere down the chain.
+/// hyper hands the guard's verdict on, somewhere down the chain of causes.
 fn classify(error: hyper::Error) -> UpstreamError {
-    if error.is_parse() || is_invalid_data(&error) {
-        return UpstreamError::Invalid(error);
+    match BadResponse::of(&error) {
+        // It had gone before the request was sent, which is no answer at all.
+        Some(BadResponse::Closed) => UpstreamError::Reset(error),
+        Some(_) => UpstreamError::Invalid(error),
+        None if error.is_parse() => UpstreamError::Invalid(error),
+        None => UpstreamError::Reset(error),
     }
-    UpstreamError::Reset(error)
-}
-
-fn is_invalid_data(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// A place among the open connections, given back on drop.

@@ -1136,3 +1136,18 @@ proptest! {
 fn scopes_of(key: &Value) -> BTreeSet<&str> {
     key["scopes"].as_array().unwrap().iter().map(|scope| scope.as_str().unwrap()).collect()
 }
+
+#[test]
+fn a_call_whose_body_came_after_the_keys_deletion_is_refused() {
+    let gate = Gate::start();
+    let reader = gate.key(&["key:read"]);
+    let mut wire = gate.raw();
+    let authorization = reader.authorization();
+    wire.send(format!(
+        "GET /api/keys HTTP/1.1\r\nHost: gate.test\r\nAuthorization: {authorization}\r\nContent-Length: 1\r\n\r\n"
+    ));
+    // Admitted by now: the call counts as in flight beside the one that asks.
+    while gate.metric("portcullis_requests_in_flight") < 1.0 {}
+    check(&gate.root().delete(reader.id()), 204);
+    check_problem(&wire.send("x").read_response(), 401, "unauthenticated");
+}

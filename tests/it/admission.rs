@@ -507,3 +507,38 @@ fn keys_are_not_managed_through_a_broad_route_of_the_table() {
     }
     assert!(gate.upstream().requests().is_empty());
 }
+
+#[test]
+fn different_keys_in_the_header_and_in_the_query_are_400() {
+    let gate = Gate::with(|setup| {
+        setup.route("GET /either", r#"{ require = "authenticated", credential_query = "api_key" }"#)
+    });
+    let (first, second) = (gate.key(&["monitor:read"]), gate.key(&["monitor:read"]));
+    let with = |key: &Caller| format!("/either?api_key={}", key.secret());
+    check_problem(&first.get(&with(&second)), 400, "credentials_conflicting");
+    check(&first.get(&with(&first)), 200);
+    check(&gate.anonymous().get(&with(&second)), 200);
+}
+
+#[test]
+fn another_spelling_of_an_ipv6_host_does_not_slip_past_its_line() {
+    let gate = Gate::with(|setup| setup.route("GET [::1]/by-host", "\"deny\"").route("GET /by-host", "\"public\""));
+    let at =
+        |host: &str| gate.raw().send(format!("GET /by-host HTTP/1.1\r\nHost: {host}\r\n\r\n")).read_response().status;
+    assert_eq!([at("elsewhere"), at("[::1]"), at("[0:0:0:0:0:0:0:1]"), at("[::0001]")], [200, 401, 400, 400]);
+}
+
+#[test]
+fn each_request_is_counted_as_admitted_or_as_refused_but_never_as_both() {
+    let gate = Gate::with(|setup| setup.option("requests", r#"max_body = "1KiB""#));
+    let key = gate.key(&["telemetry:write"]);
+    let before = gate.metric("portcullis_admissions_total{outcome=\"admitted\"}");
+    check_problem(&key.post("/api/v1/write", &"x".repeat(2_000)), 413, "body_too_large");
+    check_problem(&key.get("/api/keys"), 403, "scope_missing");
+    let now = |sample: &str| gate.metric(sample);
+    assert_eq!(now("portcullis_admissions_total{outcome=\"admitted\"}"), before + 2.0);
+    assert_eq!(now("portcullis_admissions_total{outcome=\"body_too_large\"}"), 0.0);
+    assert_eq!(now("portcullis_admissions_total{outcome=\"scope_missing\"}"), 0.0);
+    assert_eq!(now("portcullis_refusals_after_admission_total{reason=\"body_too_large\"}"), 1.0);
+    assert_eq!(now("portcullis_refusals_after_admission_total{reason=\"scope_missing\"}"), 1.0);
+}

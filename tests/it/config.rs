@@ -305,3 +305,9 @@ fn a_file_without_routes_admits_nothing() {
     assert_eq!(config.routes.lines().len(), 0);
     assert!(config.upstreams.is_empty());
 }
+
+#[test]
+fn a_credential_segment_that_nothing_would_read_is_refused() {
+    refuse_route(r#""GET /p/{credential}/x" = "public""#, "the upstream would see it");
+    refuse_route(r#""GET /p/x" = { require = "deny", credential_segment = "keep" }"#, "has no {credential} segment");
+}

@@ -944,3 +944,24 @@ fn connections_beyond_the_limit_wait_and_are_then_served() {
     drop(held);
     check(&third.read_response(), 200);
 }
+
+#[test]
+fn an_upstream_that_stops_taking_the_body_is_504_and_counted_as_its_failure() {
+    let gate = Gate::with(|setup| setup.upstream(r#"response_timeout = "200ms""#));
+    gate.upstream().reply(Reply::bytes("").before_body().hold());
+    let key = gate.key(&["telemetry:write"]);
+    let answer = key.request("POST", "/api/v1/write", &[], &vec![b'x'; 32 << 20]);
+    check_problem(&answer, 504, "upstream_timeout");
+    let failures = r#"portcullis_upstream_failures_total{upstream="main",kind="response_timeout"}"#;
+    assert_eq!(gate.metric(failures), 1.0);
+}
+
+#[test]
+fn other_spellings_of_the_header_that_carries_keys_do_not_reach_the_upstream() {
+    let gate = Gate::with(|setup| setup.option("credentials", r#"from = ["basic", "header:X-Api-Key"]"#));
+    let key = gate.key(&["monitor:read"]);
+    let spellings = [("X_Api_Key", key.secret()), ("X.Api-Key", key.secret())];
+    check(&key.request("GET", QUERY, &spellings, b""), 200);
+    let request = only_request(&gate);
+    assert!(!request.text().contains(key.secret()), "{}", request.text());
+}

@@ -118,6 +118,7 @@ impl<'c> Judge<'_, 'c> {
     fn key_api(&self, path: &Path<'_>, judgement: &mut Judgement<'c>) -> Result<Admitted, Refusal> {
         let mount = &self.config.admin.path;
         judgement.reasons.push(format!("{} and all below it is the key API, whatever the routes say", mount.as_str()));
+        check_opt_ins(false, false, path)?;
         let Caller::Key(scopes) = self.caller else { return Err(Refusal::CredentialsMissing) };
         let Some(needed) = admin::scope_needed(mount, self.request.method.as_str(), path.raw())? else {
             judgement.reasons.push("any key may read or delete itself".to_owned());

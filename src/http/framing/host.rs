@@ -13,12 +13,17 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
     };
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, after)) if address.parse::<Ipv6Addr>().is_ok() => return is_port_suffix(after),
+            Some((address, after)) if is_canonical(address) => return is_port_suffix(after),
             _ => return false,
         },
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     host.len() <= HOST_BYTES_MAX && is_name(host) && is_port_suffix(port)
+}
+
+/// RFC 5952: one spelling of an address, so that no other slips past a route's host. The case makes no difference.
+fn is_canonical(address: &str) -> bool {
+    address.parse::<Ipv6Addr>().is_ok_and(|parsed| parsed.to_string().eq_ignore_ascii_case(address))
 }
 
 /// Labels between single dots; one dot at the end means the DNS root.
