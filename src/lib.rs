@@ -16,9 +16,9 @@
 //! |---|---|---|
 //! | [`clock`] | wall time as a value | how times are written |
 //! | [`settings`] | options with units and positions | a unit, a placeholder, the look of a configuration error |
-//! | [`key`] | texts, kinds, scopes, records of keys | the key format, a built-in scope, a kind |
+//! | [`key`] | texts, kinds, scopes, records of keys | the key format, a built-in scope, a kind, a field of records |
 //! | [`route`] | canonical paths, patterns, the table | which target is refused, which line wins |
-//! | [`credential`] | the key that a request carries | a new place to carry a key |
+//! | [`credential`] | the key that a request carries | a new place to carry a key (and `http::headers` drops it there) |
 //! | [`policy`] | who may do what | a requirement, the ceiling on grants |
 //! | [`metrics`] | every metric family | a metric, a label |
 //! | [`log`] | the subscriber, access and audit lines | a field of a log line |
@@ -49,9 +49,12 @@
 //! # Where a change goes
 //!
 //! An option is one field in its module's `settings!` block and one use. A new refusal is a variant of
-//! [`http::Refusal`]; the compiler then names every place that decides. A new step of admission goes into
-//! `proxy::admit`, in the order in which refusals win. A new call of the key API goes into `admin`, its effect into
-//! `keyring`. A new product preset is a file in `config/` and a table in `tests/it/presets.rs`.
+//! [`http::Refusal`] and a label in `metrics::labels`; the compiler then names its status, code, text and outcome as
+//! missing. A new step of admission goes into `proxy::admit`, in the order in which refusals win. A new call of the key
+//! API goes into `admin`, its effect into `keyring`. A new field of keys goes through [`key::KeyRecord`],
+//! `store::record` (with a new version, and a reader for rows of the old one), `keyring`'s drafts and changes, `admin`'s
+//! bodies and views, and `cli::keys`. A new metric is a cell in `metrics::cells`, a family in `metrics::families` and a
+//! recording method. A new product preset is a file in `config/` and a table in `tests/it/presets.rs`.
 
 #![forbid(unsafe_code)]
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use crate::admin::Admin;
+use crate::clock::Clock;
 use crate::config::{Config, RouteConfig};
 use crate::http::Challenge;
 use crate::key::KeySecret;
@@ -15,6 +16,8 @@ use crate::proxy::{Gate, RequestBody, Route, RouteSettings};
 use crate::route::{Pattern, Table};
 use crate::store::{SledStore, Store, StoreError};
 use crate::upstream::Upstream;
+
+use super::control::Control;
 
 /// Why a new configuration is not taken while the gate runs.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,24 @@ pub(super) fn open_store(config: &Config, has_root_key: bool) -> anyhow::Result<
         ),
         Err(error) => Err(error).with_context(|| format!("cannot open the key store at {path}")),
     }
+}
+
+/// Makes the store and its first key, which holds all scopes. Blocking.
+///
+/// # Errors
+/// When there is a store with keys already, or none can be made.
+pub fn initialise(config: &Config) -> anyhow::Result<KeySecret> {
+    let store = SledStore::create(&config.store)?;
+    let secret = KeySecret::generate().context("the operating system has no randomness to give")?;
+    let control = Control::start()?;
+    let (clock, limits) = (Clock::System, &config.limits.key);
+    let metrics = Metrics::new(1, clock.clone());
+    let keyring = Keyring::open(Arc::new(store), &config.keys, limits, clock, metrics, control.handle())?;
+    let stored = control.block_on(keyring.ensure_root(&secret));
+    control.block_on(keyring.close());
+    control.stop();
+    stored.context("cannot store the root key")?;
+    Ok(secret)
 }
 
 /// Everything that requests are judged by.

@@ -27,7 +27,7 @@ use crate::proxy::{Door, Proxy, Serves};
 use crate::server::{self, Drain, Listeners, Slots, Workers};
 use crate::store::Store;
 
-pub use build::ReloadError;
+pub use build::{ReloadError, initialise};
 pub use serve::serve;
 
 use control::Control;

@@ -5,6 +5,8 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use crate::log::deceives;
+
 /// The result could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
@@ -32,7 +34,7 @@ pub(super) fn note(text: &str) {
 /// The text with every character escaped that could move a cursor, colour a terminal or turn the reading direction.
 pub(super) fn escaped(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
-        if acts_on_terminals(c) {
+        if deceives(c) {
             shown.extend(c.escape_unicode())
         } else {
             shown.push(c)
@@ -51,16 +53,11 @@ pub(super) fn json(value: &serde_json::Value) -> String {
     // Outside of strings JSON has none of these characters but the line end, so each can be written as an escape.
     format!("{value:#}").chars().fold(String::new(), |mut shown, c| {
         match u32::from(c) {
-            code if acts_on_terminals(c) && c != '\n' => shown.push_str(&format!("\\u{code:04x}")),
+            code if deceives(c) && c != '\n' => shown.push_str(&format!("\\u{code:04x}")),
             _ => shown.push(c),
         }
         shown
     })
-}
-
-fn acts_on_terminals(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Columns under their headings, two blanks apart. The last one is not padded, so the widest belongs there.

@@ -160,7 +160,7 @@ fn one_line(event: &str, format: Format) -> Cow<'_, str> {
 }
 
 /// Control characters, line and paragraph separators, and what is invisible or turns the direction of writing.
-fn deceives(c: char) -> bool {
+pub(crate) fn deceives(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

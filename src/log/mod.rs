@@ -22,6 +22,7 @@ use lines::Lines;
 
 pub use events::{Access, Audit};
 pub use lines::Flush;
+pub(crate) use lines::deceives;
 pub use occasionally::Occasionally;
 
 settings! {
