@@ -15,6 +15,7 @@ mod reader;
 mod tests;
 mod writer;
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -179,6 +180,7 @@ impl Keyring {
             keys_max: settings.keys_max,
             revision: store.revision()?,
             generate,
+            unsettled: HashSet::new(),
         };
         let reader = Reader::new(
             Arc::clone(&store),

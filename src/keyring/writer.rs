@@ -5,6 +5,7 @@
 //! Invariants: each decision is made on the records as they are at that moment, the caller's own included; a record's
 //! scopes come out of a `Grant`; a change is known to nobody before it is on disk, and to all before it is acknowledged.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub(super) struct Writer {
     /// The revision of the last change.
     pub(super) revision: u64,
     pub(super) generate: Generate,
+    /// The keys of which a change may or may not have been made.
+    pub(super) unsettled: HashSet<KeyId>,
 }
 
 /// The key that a change is for. With a digest it is that key only if the digest is the key's own.
@@ -211,6 +214,9 @@ impl Writer {
     }
 
     fn read(&self, id: &KeyId) -> Result<Option<KeyView>, ChangeError> {
+        if self.unsettled.contains(id) {
+            return Err(ChangeError::Unavailable);
+        }
         if !self.known.directory().contains(id) {
             return Ok(None);
         }
@@ -229,24 +235,34 @@ impl Writer {
             self.revision = change.revision;
             self.known.publish(&id, change.operation.after());
             self.audit(&change);
+            self.settle();
             return Ok(());
         };
         tracing::error!(?error, key.id = %id, "change was not acknowledged");
-        self.settle(&id);
+        if matches!(error, StoreError::Uncertain(_)) {
+            self.known.distrust(&id);
+            self.unsettled.insert(id);
+        }
+        if let Ok(revision) = self.store.revision() {
+            self.revision = revision;
+        }
         match (error, &change.operation) {
             (StoreError::Conflict, Operation::Create(_)) => Err(ChangeError::Taken),
             _ => Err(ChangeError::Unavailable),
         }
     }
 
-    /// After a change that may or may not have been made: what the store says now is what is so.
-    fn settle(&mut self, id: &KeyId) {
-        self.known.distrust(id);
-        if let Ok(record) = self.store.record(id) {
-            self.known.publish(id, record.as_ref());
-        }
-        if let Ok(revision) = self.store.revision() {
-            self.revision = revision;
+    /// Makes known what became of uncertain changes, now that a later one is on disk, and so is all before it. Until
+    /// then whoever asks for those keys is told that the store is unavailable: what the database has in memory may be gone
+    /// after the next start.
+    fn settle(&mut self) {
+        for id in std::mem::take(&mut self.unsettled) {
+            match self.store.record(&id) {
+                Ok(record) => self.known.publish(&id, record.as_ref()),
+                Err(_) => {
+                    self.unsettled.insert(id);
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// An address cannot be listened on. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -30,15 +30,15 @@ impl Listeners {
     /// machine's, or not allowed.
     pub fn bind(address: SocketAddr, workers: usize, backlog: NonZeroU32) -> Result<Self, BindError> {
         let explain = |source: io::Error| BindError { address, advice: advice(&source), source };
-        if workers > 1 && address.port() != 0 {
-            socket(address, Sharing::Exclusive).map_err(explain)?;
-        }
-        let sharing = if workers > 1 { Sharing::AmongWorkers } else { Sharing::Exclusive };
-        let first = listen(address, sharing, backlog).map_err(explain)?;
+        let first = listen(address, Sharing::Exclusive, backlog).map_err(explain)?;
         let address = first.local_addr().map_err(explain)?;
+        if workers > 1 {
+            // Only now that it listens alone: another process that came at the same moment has failed, or will.
+            SockRef::from(&first).set_reuse_port(true).map_err(explain)?;
+        }
         let mut sockets = vec![first];
         for _ in 1..workers {
-            sockets.push(listen(address, sharing, backlog).map_err(explain)?);
+            sockets.push(listen(address, Sharing::AmongWorkers, backlog).map_err(explain)?);
         }
         Ok(Self { address, sockets })
     }

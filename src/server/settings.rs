@@ -84,6 +84,8 @@ impl Value for FieldCount {
     }
 }
 
+const WORKERS_CEILING: u32 = 1_024;
+
 /// How many worker threads: `"auto"`, or a number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WorkerCount {
@@ -106,7 +108,10 @@ impl Value for WorkerCount {
         match node.value().as_str() {
             Some("auto") => Some(Self::Auto),
             Some(_) => node.problem(format!("{} must be \"auto\" or a whole number", node.path())),
-            None => NonZeroU32::read(node).map(Self::Fixed),
+            None => match NonZeroU32::read(node)? {
+                count if count.get() <= WORKERS_CEILING => Some(Self::Fixed(count)),
+                _ => node.problem(format!("{} must be at most {WORKERS_CEILING}", node.path())),
+            },
         }
     }
 }

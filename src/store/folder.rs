@@ -25,10 +25,15 @@ impl Folder {
     /// Takes hold of a directory that has a store in it.
     pub(super) fn existing(path: &Path) -> Result<Self, StoreError> {
         // Before the lock file is made: a wrong path must not leave our files behind.
-        if !path.join(DATABASE).is_file() {
-            return Err(StoreError::Missing { path: path.to_owned() });
+        let database = path.join(DATABASE);
+        match fs::metadata(&database) {
+            Ok(metadata) if metadata.is_file() => Self::hold(path),
+            Ok(_) => Err(StoreError::Missing { path: path.to_owned() }),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Err(StoreError::Missing { path: path.to_owned() })
+            }
+            Err(source) => Err(at(&database)(source)),
         }
-        Self::hold(path)
     }
 
     /// Takes hold of a directory that may or may not be there yet.
@@ -117,6 +122,8 @@ impl Folder {
     pub(super) fn marked(&self) -> Result<Option<u64>, StoreError> {
         let path = self.path.join(MARK);
         match fs::read_to_string(&path) {
+            // Made and not written yet: nothing was acknowledged.
+            Ok(text) if text.is_empty() => Ok(None),
             // A mark that cannot be read proves nothing against a store that can.
             Ok(text) => Ok(Some(text.trim().strip_prefix("revision ").and_then(|n| n.parse().ok()).unwrap_or(0))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

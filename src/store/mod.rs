@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyName, KeyRecord, Kind, ScopeSet};
-use crate::settings::{ByteSize, settings};
+use crate::settings::{ByteSize, Node, Value, settings};
 
 pub use self::memory::MemoryStore;
 pub use self::record::RecordError;
@@ -36,10 +36,30 @@ settings! {
     pub struct Settings {
         /// The directory that holds the store; one process at a time.
         pub path: PathBuf = "data".into(),
-        /// How much of the store is kept in memory.
-        pub cache: ByteSize = ByteSize::mib(16),
+        /// How much of the store is kept in memory; 1 MiB at least.
+        pub cache: CacheSize = CacheSize(ByteSize::mib(16)),
         /// How many changes the log keeps; older ones are dropped.
         pub changes_max: NonZeroU32 = CHANGES_MAX,
+    }
+}
+
+/// A size that the database can work with: it takes a smaller one for damage.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CacheSize(ByteSize);
+
+impl CacheSize {
+    pub fn bytes(self) -> u64 {
+        self.0.0
+    }
+}
+
+impl Value for CacheSize {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let size = ByteSize::read(node)?;
+        if size < ByteSize::mib(1) {
+            return node.problem(format!("{} must be at least 1MiB", node.path()));
+        }
+        Some(Self(size))
     }
 }
 
@@ -237,7 +257,7 @@ pub enum StoreError {
     Failed,
     #[error("{}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("there are {keys} keys in {} already", path.display())]
+    #[error("the store in {} has keys already ({keys}); use one of them, or move the store away", path.display())]
     Initialised { path: PathBuf, keys: u64 },
     #[error("{} is in use by another portcullis{}", path.display(), pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Locked { path: PathBuf, pid: Option<u32> },

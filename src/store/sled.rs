@@ -66,7 +66,8 @@ impl SledStore {
         let store = Self::start(folder, settings)?;
         let path = || settings.path.clone();
         match (store.state()?, acknowledged) {
-            (None, None) => Err(StoreError::Missing { path: path() }),
+            // At revision 0 there is no key yet: a first start that was cut off, which may begin again.
+            (None, None | Some(0)) => Err(StoreError::Missing { path: path() }),
             (state, Some(acknowledged)) if state.is_none_or(|state| state.revision < acknowledged) => {
                 Err(StoreError::Lost { path: path(), acknowledged, found: state.map_or(0, |state| state.revision) })
             }
@@ -102,7 +103,7 @@ impl SledStore {
         folder.clear_half_written()?;
         let config = ::sled::Config::new()
             .path(folder.path())
-            .cache_capacity(settings.cache.0)
+            .cache_capacity(settings.cache.bytes())
             .flush_every_ms(Some(FLUSH_EVERY_MS));
         // Nothing of ours is touched inside, so nothing of ours can be left half done.
         let rows = match catch_unwind(AssertUnwindSafe(|| Rows::open(&config))) {

@@ -383,3 +383,16 @@ fn files_are_for_the_owner_alone() {
         assert_eq!(mode(&settings.path.join(file)), 0o600, "{file}");
     }
 }
+
+#[test]
+fn first_start_that_was_cut_off_is_no_store_and_can_begin_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(folder.path());
+    drop(bare_database(&settings));
+    // The mark is made before the first state is on disk, and may be left empty.
+    fs::write(folder.path().join("portcullis.mark"), "").unwrap();
+
+    assert!(matches!(SledStore::open(&settings), Err(StoreError::Missing { .. })));
+    let store = SledStore::create(&settings).unwrap();
+    create(&store);
+}
