@@ -26,6 +26,7 @@ use http::{HeaderValue, Method, Response};
 use crate::http::Refusal;
 use crate::key::{KEY_READ, KEY_WRITE, KeyReference, ScopeCatalog, ScopeSet};
 use crate::keyring::{ChangeError, Holder, KeyView, Keyring, Unavailable};
+use crate::policy;
 use crate::store::{Actor, Who};
 
 use page::Page;
@@ -52,7 +53,7 @@ pub struct Call {
 
 /// What a call asks for. Keys are named as the path has them: they are read after the caller's scopes are checked, so
 /// that a caller without them learns nothing about any key.
-enum Operation<'p> {
+pub(crate) enum Operation<'p> {
     Create,
     Delete { key: &'p str },
     DeleteCaller,
@@ -77,11 +78,7 @@ impl Admin {
     /// # Errors
     /// The [`Refusal`] to send instead. Nothing has changed then; after [`Refusal::StoreUnavailable`] something may have.
     pub async fn answer(&self, call: Call) -> Result<Response<Bytes>, Refusal> {
-        let operation = operation(&self.mount, call.parts.method.as_str(), call.parts.uri.path())?;
-        if operation.is_change() {
-            browser::refuse_cross_site(&call.parts.headers)?;
-        }
-        require(&call.caller, operation.scope())?;
+        let operation = self.admit(&call.parts, &call.caller)?;
         let response = match operation {
             Operation::Create => self.create(&call).await?,
             Operation::Delete { key } => self.delete(&call, reference(key)?).await?,
@@ -95,6 +92,19 @@ impl Admin {
             return Ok(without_body(response));
         }
         Ok(response)
+    }
+
+    /// What a call would do, if its caller may: told before its body is asked for.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to send instead.
+    pub(crate) fn admit<'p>(&self, parts: &'p Parts, caller: &Holder) -> Result<Operation<'p>, Refusal> {
+        let operation = operation(&self.mount, parts.method.as_str(), parts.uri.path())?;
+        if operation.is_change() {
+            browser::refuse_cross_site(&parts.headers)?;
+        }
+        require(caller, operation.scope())?;
+        Ok(operation)
     }
 
     async fn list(&self, call: &Call) -> Result<Response<Bytes>, Refusal> {
@@ -112,6 +122,8 @@ impl Admin {
     async fn update(&self, call: &Call, target: KeyReference) -> Result<Response<Bytes>, Refusal> {
         let update = body::update(&call.parts.headers, &call.body, &self.catalog)?;
         let before = self.present(&target).await?;
+        // Before anything is told of a key that is above the caller.
+        policy::grant(&call.caller.record().scopes, before.record.scopes.clone())?;
         if update.kind.is_some_and(|kind| kind != before.record.kind) {
             return Err(body::kind_differs(before.record.kind));
         }

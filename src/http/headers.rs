@@ -72,11 +72,18 @@ fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 }
 
 /// Makes a client's header fields those that the upstream gets.
-pub fn prepare_request(headers: &mut HeaderMap, origin: Origin, sources: &[Source], identity: Option<&Identity>) {
+///
+/// `sources` are all places that may carry a key, those included that this request's route does not read.
+pub fn prepare_request<'s, S: Iterator<Item = &'s Source>>(
+    headers: &mut HeaderMap,
+    origin: Origin,
+    sources: impl Fn() -> S,
+    identity: Option<&Identity>,
+) {
     drop_connection_named(headers);
     headers.remove(AUTHORIZATION);
     drop_fields(headers, |name| {
-        is_dropped_from_request(name.as_str(), origin.peer_trusted) || carries_key(name.as_str(), sources)
+        is_dropped_from_request(name.as_str(), origin.peer_trusted) || carries_key(name.as_str(), sources())
     });
     tell_origin(headers, origin);
     headers.append(VIA, HeaderValue::from_static("1.1 portcullis"));
@@ -126,13 +133,13 @@ fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
     }
     is_hop_by_hop(name)
         || name.starts_with(IDENTITY_PREFIX)
-        || name == "expect"
+        || changes_meaning(name)
         || (!peer_trusted && is_claim_of_origin(name))
 }
 
-fn carries_key(name: &str, sources: &[Source]) -> bool {
+fn carries_key<'s>(name: &str, mut sources: impl Iterator<Item = &'s Source>) -> bool {
     let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
-    sources.iter().any(|source| match source {
+    sources.any(|source| match source {
         Source::Basic | Source::Bearer => false,
         Source::Header(header) => header.as_str().bytes().map(plain).eq(name.bytes().map(plain)),
     })
@@ -144,7 +151,8 @@ fn is_special_in_disguise(name: &str) -> bool {
     is_hop_by_hop(&plain)
         || is_claim_of_origin(&plain)
         || plain.starts_with(IDENTITY_PREFIX)
-        || matches!(plain.as_str(), "authorization" | "content-length" | "expect" | "host" | "via")
+        || changes_meaning(&plain)
+        || matches!(plain.as_str(), "authorization" | "content-length" | "host" | "via")
 }
 
 fn is_hop_by_hop(name: &str) -> bool {
@@ -162,10 +170,40 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
+/// Fields that make some back ends take another method or path than those that were matched, or (`Proxy`, read as
+/// `HTTP_PROXY` by CGI) go elsewhere. `Expect` is answered here.
+fn changes_meaning(name: &str) -> bool {
+    matches!(
+        name,
+        "expect"
+            | "proxy"
+            | "x-http-method"
+            | "x-http-method-override"
+            | "x-http-path-override"
+            | "x-method-override"
+            | "x-original-method"
+            | "x-original-uri"
+            | "x-original-url"
+            | "x-rewrite-url"
+    )
+}
+
 fn is_claim_of_origin(name: &str) -> bool {
     name.starts_with("x-forwarded-")
         || name.starts_with("x-original-")
-        || matches!(name, "forwarded" | "x-real-ip" | "x-rewrite-url" | "x-client-ip" | "true-client-ip")
+        || matches!(
+            name,
+            "cf-connecting-ip"
+                | "client-ip"
+                | "forwarded"
+                | "forwarded-for"
+                | "true-client-ip"
+                | "x-client-ip"
+                | "x-cluster-client-ip"
+                | "x-forwarded"
+                | "x-host"
+                | "x-real-ip"
+        )
 }
 
 fn tell_origin(headers: &mut HeaderMap, origin: Origin) {

@@ -73,16 +73,19 @@ pub struct KeyName(String);
 
 /// The text cannot be a display name.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a name has 1 to 255 characters, none of them a control character")]
+#[error("a name has 1 to 255 characters, none of them a control character, and is not a key")]
 pub struct NotAName;
 
 impl KeyName {
     /// # Errors
-    /// [`NotAName`] when the trimmed text is empty, too long, or holds a control or line-separating character.
+    /// [`NotAName`] when the trimmed text is empty, too long, or holds a control or line-separating character or a key's text.
     pub fn parse(text: &str) -> Result<Self, NotAName> {
         let trimmed = text.trim();
         let breaks_line = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-        if trimmed.is_empty() || trimmed.chars().count() > NAME_CHARS_MAX || trimmed.chars().any(breaks_line) {
+        let is_legal =
+            !trimmed.is_empty() && trimmed.chars().count() <= NAME_CHARS_MAX && !trimmed.chars().any(breaks_line);
+        // A key pasted in the wrong place would be stored, listed and logged.
+        if !is_legal || trimmed.as_bytes().windows(KEY_BYTES).any(|window| KeySecret::parse(window).is_ok()) {
             return Err(NotAName);
         }
         Ok(Self(trimmed.to_owned()))

@@ -7,6 +7,7 @@
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::watch;
 
@@ -32,7 +33,12 @@ impl Known {
         let directory = Directory::new(entries);
         let known = Self {
             directory: RwLock::new(directory),
-            holders: Cache::new(u64::from(cached_max.get())),
+            // Least recently used: the default policy would not let a new key in while old ones are asked for more often,
+            // and a key that is not held has fresh limits at every request.
+            holders: Cache::builder()
+                .max_capacity(u64::from(cached_max.get()))
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
             limits,
             changed: watch::Sender::new(()),
             metrics,

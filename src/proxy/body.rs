@@ -29,7 +29,7 @@ pub enum BodyError {
     Broken(#[source] hyper::Error),
     #[error("the upstream's body broke off")]
     Cut(#[source] hyper::Error),
-    #[error("the upstream's body stalled")]
+    #[error("the response took longer than its deadline")]
     Stalled,
     #[error("the request's body is too large")]
     TooLarge,
@@ -188,6 +188,8 @@ pub(super) struct Streamed {
     pub(super) until: Option<Instant>,
     /// When the present wait for a piece ends.
     pub(super) wait_until: Option<Instant>,
+    /// Whether the client must see a reset, and not an end, when the body is cut.
+    pub(super) resets_when_cut: bool,
     pub(super) metrics: Arc<crate::metrics::UpstreamMetrics>,
 }
 
@@ -253,6 +255,14 @@ impl HttpBody for Body {
 
 impl Streamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = self.poll_piece(cx);
+        if let (Poll::Ready(Some(Err(_))), true) = (&polled, self.resets_when_cut) {
+            self.timer.reset_connection();
+        }
+        polled
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             return match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Pending => self.wait(),
@@ -264,6 +274,10 @@ impl Streamed {
                     self.metrics.failed(UpstreamFailure::BodyCut);
                     tracing::debug!(error = %error, "the upstream's body broke off");
                     Poll::Ready(Some(Err(BodyError::Cut(error))))
+                }
+                // A client that takes little at a time may never leave us waiting for the upstream.
+                Poll::Ready(Some(Ok(_))) if self.until.is_some_and(|until| Instant::now() >= until) => {
+                    Poll::Ready(Some(Err(BodyError::Stalled)))
                 }
                 Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                     self.wait_until = None;

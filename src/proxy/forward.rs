@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HeaderValue, TRANSFER_ENCODING};
+use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -22,12 +22,13 @@ use crate::upstream::{Lease, UpstreamError};
 use super::account::Account;
 use super::admit::Admitted;
 use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
-use super::gate::Route;
+use super::gate::{Gate, Route};
 use super::settings::CredentialSegment;
 use super::{Door, target};
 
 /// The request that goes with a permit.
 pub(super) struct Passage<'p> {
+    pub(super) gate: &'p Gate,
     pub(super) exchange: &'p Exchange,
     pub(super) parts: Parts,
     pub(super) origin: Origin,
@@ -45,19 +46,24 @@ impl Door {
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
         let Admitted { permit, route, credential, .. } = admitted;
-        let Passage { exchange, mut parts, origin } = passage;
+        let Passage { gate, exchange, mut parts, origin } = passage;
         let max = route.settings.max_body;
         let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
         hide_credential(&permit, route, credential, &mut parts)?;
         let identity = permit.key().map(|holder| holder.identity());
-        headers::prepare_request(&mut parts.headers, origin, &route.settings.sources, identity);
+        let sources = || gate.sources.iter().chain(&route.settings.sources);
+        headers::prepare_request(&mut parts.headers, origin, sources, identity);
+        // HTTP/1.0 knows requests without a host, HTTP/1.1 does not.
+        if !parts.headers.contains_key(HOST) {
+            parts.headers.insert(HOST, route.upstream.host.clone());
+        }
         // hyper would send a body of unknown length with GET as none at all.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         // RFC 9110 §2.5: each hop speaks its own version; what the client spoke says nothing about ours.
-        parts.version = Version::HTTP_11;
+        let client_version = std::mem::replace(&mut parts.version, Version::HTTP_11);
         let upload = body.upload();
         let until = route.settings.timeout.map(|timeout| account.started + timeout);
         let sent = Instant::now();
@@ -71,7 +77,8 @@ impl Door {
         route.upstream.metrics.answered(waited);
         account.body_unread = false;
         account.status = response.status().as_u16();
-        pass_on(response, lease, exchange, route, until)
+        let streaming = Streaming { exchange, route, until, client_version };
+        streaming.pass_on(response, lease)
     }
 }
 
@@ -105,9 +112,9 @@ struct Wait<'w> {
 impl Wait<'_> {
     async fn for_head(&self, sending: impl Future<Output = Result<Answer, UpstreamError>>) -> Result<Answer, Refusal> {
         let mut sending = pin!(sending);
+        let mut since = self.sent;
         loop {
-            let (patience, base) = (self.route.upstream.settings.response_timeout, self.upload.last_progress());
-            let at = base.max(self.sent) + patience;
+            let at = since + self.route.upstream.settings.response_timeout;
             let at = self.until.map_or(at, |until| until.min(at));
             match self.exchange.bounded(at, sending.as_mut()).await {
                 Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
@@ -117,9 +124,10 @@ impl Wait<'_> {
                     }
                     return Err(Refusal::RequestTimeout);
                 }
-                // The patience with the upstream begins when it has the whole request.
-                Err(_) if self.upload.last_progress().max(self.sent) > base.max(self.sent) => {}
-                Err(_) if self.upload.state() == UploadState::Waiting => return Err(Refusal::BodyTimeout),
+                // The patience with the upstream begins when it has the whole request; that with the client is the
+                // connection's own, and ends in an error of its body.
+                Err(_) if self.upload.state() == UploadState::Waiting => since = Instant::now(),
+                Err(_) if self.upload.last_progress() > since => since = self.upload.last_progress(),
                 // Also when it stopped taking the body: that is no fault of the client's.
                 Err(_) => {
                     self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
@@ -155,31 +163,37 @@ impl Wait<'_> {
     }
 }
 
-fn pass_on(
-    mut response: Response<Incoming>,
-    lease: Lease<RequestBody>,
-    exchange: &Exchange,
-    route: &Route,
+/// The way back of one response.
+struct Streaming<'s> {
+    exchange: &'s Exchange,
+    route: &'s Route,
     until: Option<Instant>,
-) -> Result<Response<Body>, Refusal> {
-    // No request of ours asks for another protocol, so an upstream that switches to one has lost its way.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        route.upstream.metrics.failed(UpstreamFailure::InvalidResponse);
-        return Err(Refusal::UpstreamInvalid);
+    client_version: Version,
+}
+
+impl Streaming<'_> {
+    fn pass_on(self, mut response: Response<Incoming>, lease: Lease<RequestBody>) -> Result<Response<Body>, Refusal> {
+        let upstream = &self.route.upstream;
+        // No request of ours asks for another protocol, so an upstream that switches to one has lost its way.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            upstream.metrics.failed(UpstreamFailure::InvalidResponse);
+            return Err(Refusal::UpstreamInvalid);
+        }
+        headers::prepare_response(response.headers_mut());
+        // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response.map(|incoming| {
+            Body::streamed(Streamed {
+                incoming,
+                lease: Some(lease),
+                timer: self.exchange.timer().clone(),
+                body_timeout: upstream.settings.body_timeout,
+                until: self.until,
+                wait_until: None,
+                // The end of the connection may be all that tells an HTTP/1.0 client of the body's end.
+                resets_when_cut: self.client_version == Version::HTTP_10,
+                metrics: Arc::clone(&upstream.metrics),
+            })
+        }))
     }
-    headers::prepare_response(response.headers_mut());
-    // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
-    *response.version_mut() = Version::HTTP_11;
-    let upstream = &route.upstream;
-    Ok(response.map(|incoming| {
-        Body::streamed(Streamed {
-            incoming,
-            lease: Some(lease),
-            timer: exchange.timer().clone(),
-            body_timeout: upstream.settings.body_timeout,
-            until,
-            wait_until: None,
-            metrics: Arc::clone(&upstream.metrics),
-        })
-    }))
 }

@@ -64,6 +64,7 @@ impl Door {
     ) -> Result<Response<Body>, Refusal> {
         let Call { gate, exchange, parts, origin, caller } = call;
         let deadline = account.started + ANSWER_TIMEOUT;
+        gate.admin.admit(&parts, &caller)?;
         let collecting = Instant::now();
         let body = exchange.bounded(deadline, collect(body)).await.map_err(|_| Refusal::BodyTimeout)??;
         account.elsewhere = collecting.elapsed();

@@ -122,7 +122,7 @@ impl Door {
             Some(_) => Outcome::Admitted,
             None => Outcome::AdmittedPublic,
         });
-        self.forward(admitted, Passage { exchange, parts, origin }, body, account).await
+        self.forward(admitted, Passage { gate, exchange, parts, origin }, body, account).await
     }
 
     fn refuse(&self, refusal: Refusal, gate: &Gate, mut account: Account) -> Response<Body> {

@@ -74,6 +74,11 @@ pub struct Timer(Arc<Watch>);
 pub struct Elapsed;
 
 impl Timer {
+    /// Makes the connection end in a reset: for a response that was cut where an orderly end would look complete.
+    pub fn reset_connection(&self) {
+        self.0.set_cut();
+    }
+
     /// Waits for `future`, at most until `at`. Nests; the earliest deadline counts.
     ///
     /// # Errors

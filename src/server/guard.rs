@@ -4,11 +4,13 @@
 //! behind earlier pipelined requests. Nothing is read after that.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::settings::Client;
@@ -22,7 +24,7 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\n\r\n";
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
-pub(super) struct Guarded<S> {
+pub(super) struct Guarded<S: AsFd> {
     socket: S,
     sieve: Sieve<Requests>,
     watch: Arc<Watch>,
@@ -42,7 +44,7 @@ struct Lingering {
     bytes_left: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
     pub(super) fn new(socket: S, client: &Client, watch: Arc<Watch>) -> Self {
         Self {
             socket,
@@ -151,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
@@ -182,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.socket).poll_write(cx, buf);
@@ -215,5 +217,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         this.poll_linger(cx)
+    }
+}
+
+impl<S: AsFd> Drop for Guarded<S> {
+    /// hyper lets go of a connection without shutting it down when a response body fails.
+    fn drop(&mut self) {
+        if self.watch.is_cut() {
+            // Closing then sends a reset. When it cannot be asked for there is nothing else to try.
+            let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        }
     }
 }

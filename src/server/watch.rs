@@ -39,6 +39,8 @@ pub(super) struct Watch {
     is_between: AtomicBool,
     /// Whether a handler is at work or its response is being sent.
     is_busy: AtomicBool,
+    /// Whether the connection must end in a reset: its last response was cut.
+    is_cut: AtomicBool,
     /// The number of the request that stands in for a malformed one, from 1, and why.
     refusal: OnceLock<(u64, Malformed)>,
 }
@@ -53,6 +55,7 @@ impl Watch {
             is_in_body: AtomicBool::new(false),
             is_between: AtomicBool::new(true),
             is_busy: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             refusal: OnceLock::new(),
         }
     }
@@ -120,6 +123,14 @@ impl Watch {
 
     pub(super) fn set_busy(&self, is_busy: bool) {
         self.is_busy.store(is_busy, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
     }
 
     /// Only the first refusal counts: nothing is read after it.

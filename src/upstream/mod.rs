@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -85,6 +85,8 @@ pub struct Upstream<B> {
     pub url: Url,
     pub settings: Settings,
     pub metrics: Arc<UpstreamMetrics>,
+    /// Its own name, for requests that name no host.
+    pub host: HeaderValue,
     pools: Pools<B>,
     open: Arc<AtomicU32>,
 }
@@ -97,7 +99,9 @@ where
 {
     pub fn new(name: String, url: Url, settings: Settings, workers: usize, metrics: &Metrics) -> Self {
         let metrics = metrics.upstream(&name);
-        Self { name, url, settings, metrics, pools: Pools::new(workers), open: Arc::default() }
+        let authority = url.to_string().trim_start_matches("http://").to_owned();
+        let host = HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("upstream.invalid"));
+        Self { name, url, settings, metrics, host, pools: Pools::new(workers), open: Arc::default() }
     }
 
     /// Sends one request from worker number `worker` and waits for the head of its response. The body streams on; the
@@ -130,25 +134,36 @@ where
     }
 
     async fn connect(&self) -> Result<Connection<B>, UpstreamError> {
-        let slot = OpenSlot::enter(&self.open, self.settings.connections_max).ok_or(UpstreamError::Busy)?;
+        // An unused connection of another worker's makes room: what is bounded is there to be used.
+        let slot = OpenSlot::enter(&self.open, self.settings.connections_max).or_else(|| self.pools.evict());
+        let slot = slot.ok_or(UpstreamError::Busy)?;
         let connecting = tokio::time::timeout(self.settings.connect_timeout, TcpStream::connect(self.url.target()));
-        let stream =
-            connecting.await.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(UpstreamError::Unreachable)?;
+        let stream = connecting.await.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(unconnected)?;
         stream.set_nodelay(true).map_err(UpstreamError::Unreachable)?;
         let header_bytes_max = self.settings.header_bytes_max.as_usize();
         let guarded =
             GuardedUpstream::new(stream, ResponseLimits { head_bytes_max: header_bytes_max, fields_max: FIELDS_MAX });
         let state = guarded.state();
         let mut builder = http1::Builder::new();
+        builder.max_headers(FIELDS_MAX);
         builder.max_buf_size(header_bytes_max.saturating_add(8_192).max(65_536));
         let (sender, driver) = builder.handshake(TokioIo::new(guarded)).await.map_err(UpstreamError::Reset)?;
         tokio::spawn(async move {
             // Whoever waits for a response on this connection is told the error; there is nobody else to tell.
             let _ = driver.await;
-            drop(slot);
         });
-        Ok(Connection { sender, state })
+        Ok(Connection { sender, state, slot })
     }
+}
+
+/// Without a descriptor or a port left, the fault is on this side.
+fn unconnected(error: std::io::Error) -> UpstreamError {
+    use rustix::io::Errno;
+    let ours = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    if ours.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
+        return UpstreamError::Busy;
+    }
+    UpstreamError::Unreachable(error)
 }
 
 /// hyper hands the guard's verdict on, somewhere down the chain of causes.
@@ -163,7 +178,7 @@ fn classify(error: hyper::Error) -> UpstreamError {
 }
 
 /// A place among the open connections, given back on drop.
-struct OpenSlot(Arc<AtomicU32>);
+pub(crate) struct OpenSlot(Arc<AtomicU32>);
 
 impl OpenSlot {
     fn enter(open: &Arc<AtomicU32>, max: NonZeroU32) -> Option<Self> {

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::SendRequest;
 
-use super::Upstream;
+use super::{OpenSlot, Upstream};
 use crate::http::framing::UpstreamState;
 
 pub(super) struct Connection<B> {
     pub(super) sender: SendRequest<B>,
     pub(super) state: UpstreamState,
+    /// The connection's place among those that are open.
+    pub(super) slot: OpenSlot,
 }
 
 struct Idle<B> {
@@ -24,7 +26,8 @@ struct Shelf<B> {
     swept: bool,
 }
 
-/// One shelf a worker. A shelf's lock is taken by its own worker's thread alone, so it never waits.
+/// One shelf a worker. A shelf's lock is taken by its own worker's thread, and by another's only
+/// when no connection more may be opened.
 pub(super) struct Pools<B>(Vec<Mutex<Shelf<B>>>);
 
 impl<B> Pools<B> {
@@ -46,6 +49,14 @@ impl<B> Pools<B> {
             }
         }
         None
+    }
+
+    /// Drops one worker's oldest unused connection, and gives its place away.
+    pub(super) fn evict(&self) -> Option<OpenSlot> {
+        (0..self.0.len()).find_map(|worker| {
+            let idle = &mut self.shelf(worker).idle;
+            (!idle.is_empty()).then(|| idle.remove(0).connection.slot)
+        })
     }
 
     /// Keeps a connection for the next request; the oldest one makes room when there are `max`. Returns whether the

@@ -1151,3 +1151,36 @@ fn a_call_whose_body_came_after_the_keys_deletion_is_refused() {
     check(&gate.root().delete(reader.id()), 204);
     check_problem(&wire.send("x").read_response(), 401, "unauthenticated");
 }
+
+#[test]
+fn a_key_pasted_as_a_name_is_refused_and_stored_nowhere() {
+    let gate = Gate::start();
+    let root = gate.root();
+    let body = json!({"name": format!("mine: {}", root.secret()), "kind": "telemetry"}).to_string();
+    let answer = root.post("/api/keys", &body);
+    check_problem(&answer, 400, "invalid_body");
+    assert!(!answer.text().contains(root.secret()));
+}
+
+#[test]
+fn the_kind_of_a_key_above_the_caller_is_not_told() {
+    let gate = Gate::start();
+    let writer = gate.key(&["key:write"]);
+    let path = format!("/api/keys/{}", gate.root().id());
+    for kind in ["custom", "telemetry"] {
+        check_problem(&writer.put(&path, &json!({"kind": kind}).to_string()), 403, "scope_exceeds_caller");
+    }
+}
+
+#[test]
+fn a_call_that_its_caller_may_not_make_is_refused_before_its_body_is_asked_for() {
+    let gate = Gate::start();
+    let reader = gate.key(&["key:read"]);
+    let mut wire = gate.raw();
+    wire.send(format!(
+        "POST /api/keys HTTP/1.1\r\nHost: gate.test\r\nAuthorization: {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\nExpect: 100-continue\r\n\r\n",
+        reader.authorization()
+    ));
+    check_problem(&wire.read_response(), 403, "scope_missing");
+}

@@ -965,3 +965,83 @@ fn other_spellings_of_the_header_that_carries_keys_do_not_reach_the_upstream() {
     let request = only_request(&gate);
     assert!(!request.text().contains(key.secret()), "{}", request.text());
 }
+
+#[test]
+fn a_body_that_is_cut_reaches_an_http_1_0_client_as_a_reset() {
+    let gate = Gate::start();
+    let key = gate.key(&["monitor:read"]);
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    gate.upstream().reply(Reply::bytes(chunked).close());
+    let mut wire = gate.raw();
+    wire.send(format!("GET {QUERY} HTTP/1.0\r\nHost: gate.test\r\nAuthorization: {}\r\n\r\n", key.authorization()));
+    wire.read_to_end();
+    assert!(wire.was_reset());
+}
+
+#[test]
+fn an_http_1_0_request_without_host_is_forwarded_with_the_upstreams() {
+    let gate = Gate::start();
+    let key = gate.key(&["monitor:read"]);
+    let mut wire = gate.raw();
+    wire.send(format!("GET {QUERY} HTTP/1.0\r\nAuthorization: {}\r\n\r\n", key.authorization()));
+    check(&wire.read_response(), 200);
+    assert_eq!(only_request(&gate).header("host"), Some(gate.upstream().address().to_string().as_str()));
+}
+
+#[test]
+fn an_endless_response_ends_with_its_routes_timeout_however_slowly_it_is_read() {
+    let gate = Gate::with(|setup| setup.route("GET /endless", r#"{ require = "authenticated", timeout = "300ms" }"#));
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(1_024));
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    gate.upstream().reply(Reply::bytes(head).forever(chunk));
+    let mut wire = open(&gate, &gate.root(), "GET /endless");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(300) {
+        wire.read_exactly(512);
+    }
+    // What is on its way still arrives; then it ends, and not as a whole body.
+    assert!(!wire.read_to_end().ends_with(b"0\r\n\r\n"));
+}
+
+#[test]
+fn unused_connections_of_one_worker_do_not_keep_another_from_the_upstream() {
+    let gate = Gate::with(|setup| setup.upstream("connections_max = 1").option("listen", "workers = 2"));
+    let key = gate.key(&["monitor:read"]);
+    for _ in 0..30 {
+        check(&key.get(QUERY), 200);
+    }
+}
+
+#[test]
+fn fields_that_name_another_method_or_path_do_not_reach_the_upstream() {
+    let gate = Gate::start();
+    let key = gate.key(&["monitor:read"]);
+    let names = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X_Method_Override", "Proxy"];
+    let fields: Vec<(&str, &str)> = names.iter().map(|name| (*name, "DELETE")).collect();
+    check(&key.request("GET", QUERY, &fields, b""), 200);
+    assert!(!only_request(&gate).text().contains("DELETE"));
+}
+
+#[test]
+fn a_key_in_a_header_that_the_route_does_not_read_stays_here_too() {
+    let gate = Gate::with(|setup| {
+        setup
+            .option("credentials", r#"from = ["basic", "header:X-Api-Key"]"#)
+            .route("GET /basic-only", r#"{ require = "authenticated", sources = ["basic"] }"#)
+    });
+    let key = gate.key(&["monitor:read"]);
+    check(&key.request("GET", "/basic-only", &[("X-Api-Key", key.secret())], b""), 200);
+    assert!(!only_request(&gate).text().contains(key.secret()));
+}
+
+#[test]
+fn a_client_that_pauses_in_its_body_is_not_timed_by_the_upstreams_deadline() {
+    let gate = Gate::with(|setup| setup.upstream(r#"response_timeout = "50ms""#));
+    let key = gate.key(&["telemetry:write"]);
+    let mut wire = open(&gate, &key, "POST /api/v1/write\r\nContent-Length: 2\r\n");
+    wire.send("a");
+    gate.upstream().wait_for_bytes(b"a");
+    assert!(!wire.stirs_within(Duration::from_millis(200)));
+    wire.send("b");
+    check(&wire.read_response(), 200);
+}
