@@ -5,7 +5,7 @@
 
 mod routes;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::admin;
@@ -15,6 +15,7 @@ use crate::key::{DECLARED_MAX, Scope, ScopeCatalog};
 use crate::keyring;
 use crate::limit;
 use crate::log;
+use crate::ops;
 use crate::proxy::{self, RouteSettings};
 use crate::route::Table;
 use crate::server;
@@ -62,7 +63,7 @@ pub struct RouteConfig {
 pub enum ConfigError {
     #[error("{0}")]
     Problems(#[from] Problems),
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Unreadable { path: String, source: std::io::Error },
 }
 
@@ -72,9 +73,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let bytes = std::fs::read(path)
             .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
-        Ok(Self::parse(&Source { path: path.to_owned(), text })?)
+        Ok(Self::parse(&decoded(path, bytes)?)?)
     }
 
     /// Reads a configuration from its text; relative paths start at the folder of `source.path`.
@@ -125,6 +126,8 @@ impl Value for Config {
         };
         config.anchor_paths(node.folder());
         config.check_addresses(node, &mut section);
+        config.check_mount(&mut section);
+        check_effects(&mut section);
         section.finish();
         Some(config)
     }
@@ -139,12 +142,30 @@ impl Config {
         }
     }
 
+    /// What the ops listener answers itself would hide the key API there, or be hidden by it.
+    fn check_mount(&self, section: &mut Section<'_>) {
+        let path = section.node("admin").and_then(|admin| inside(&admin)?.node("path"));
+        let mount = &self.admin.path;
+        let clash = ops::RESERVED_PATHS.into_iter().find(|reserved| mount.overlaps(reserved));
+        if let (Some(path), Some(reserved), true) = (path, clash, self.admin.is_on_ops()) {
+            let mount = mount.as_str();
+            path.problem::<()>(format!(
+                "admin.path {mount} and {reserved} overlap on the ops listener; choose another"
+            ));
+        }
+    }
+
     /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
     fn check_addresses(&self, node: &Node<'_>, section: &mut Section<'_>) {
         let (public, ops) = (self.listen.public, self.listen.ops);
         let span = section.node("listen").map_or(node.span(), |listen| listen.span());
         if public == ops && public.port() != 0 {
             node.problem_at(span, format!("listen.public and listen.ops are both {public}; give each its own"));
+        } else if public.port() == ops.port() && public.port() != 0 && includes(public, ops) {
+            let message = format!(
+                "listen.public {public} and listen.ops {ops} cannot both be bound: one includes the other; give each its own port"
+            );
+            node.problem_at(span, message);
         }
         let span = section.node("upstream").map_or(node.span(), |upstream| upstream.span());
         for upstream in &self.upstreams {
@@ -158,12 +179,62 @@ impl Config {
     }
 }
 
+/// Whether one of the two is a wildcard that the other's address falls under; `[::]` takes IPv4 connections too.
+fn includes(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wild: IpAddr, other: IpAddr| wild.is_unspecified() && (wild.is_ipv6() || other.is_ipv4());
+    covers(one.ip(), other.ip()) || covers(other.ip(), one.ip())
+}
+
+/// Whether a connection to `url` ends at this listener. Names but `localhost` are not resolved.
 fn is_same_place(listener: SocketAddr, url: &Url) -> bool {
     let (host, port) = url.target();
-    let address = if host == "localhost" { Ok(std::net::Ipv4Addr::LOCALHOST.into()) } else { host.parse() };
-    let Ok(address): Result<std::net::IpAddr, _> = address else { return false };
-    let is_here = address == listener.ip() || (listener.ip().is_unspecified() && address.is_loopback());
-    port != 0 && port == listener.port() && is_here
+    let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let targets = match host.parse().map(|address: IpAddr| address.to_canonical()) {
+        // The kernel connects these to the machine itself.
+        Ok(IpAddr::V4(address)) if address.is_unspecified() => loopbacks[..1].to_vec(),
+        Ok(IpAddr::V6(address)) if address.is_unspecified() => loopbacks.to_vec(),
+        Ok(address) => vec![address],
+        Err(_) if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") => loopbacks.to_vec(),
+        Err(_) => return false,
+    };
+    let own = listener.ip();
+    let is_here = |target: &IpAddr| {
+        let under = own.is_unspecified() && target.is_loopback() && (own.is_ipv6() || target.is_ipv4());
+        *target == own.to_canonical() || under
+    };
+    port != 0 && port == listener.port() && targets.iter().any(is_here)
+}
+
+/// Options that nothing would come of beside the others.
+fn check_effects(section: &mut Section<'_>) {
+    let key_limits = section.node("limits").and_then(|limits| inside(&limits)?.node("key"));
+    if let Some(mut key_limits) = key_limits.as_ref().and_then(inside) {
+        routes::check_burst(&mut key_limits);
+    }
+    let sources = section.node("credentials").and_then(|credentials| inside(&credentials)?.node("from"));
+    if let Some(sources) = sources.filter(|sources| sources.value().as_array().is_some_and(|array| array.is_empty())) {
+        sources.problem::<()>("credentials.from is empty: no request could carry a key; add \"basic\" or \"bearer\"");
+    }
+}
+
+/// The table at `node`; that it is none was told before.
+fn inside<'a>(node: &Node<'a>) -> Option<Section<'a>> {
+    node.value().is_table().then(|| node.section()).flatten()
+}
+
+/// # Errors
+/// The place of the first byte that is no UTF-8, which TOML is written in.
+fn decoded(path: &Path, bytes: Vec<u8>) -> Result<Source, Problems> {
+    let path = path.to_owned();
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return Ok(Source { path, text }),
+        Err(error) => error,
+    };
+    let at = error.utf8_error().valid_up_to();
+    let source = Source { path, text: String::from_utf8_lossy(error.as_bytes()).into_owned() };
+    let reading = Reading::new(&source);
+    reading.report(at..at, format!("byte 0x{:02x} is not UTF-8; save the file as UTF-8", error.as_bytes()[at]));
+    reading.finish().map(|()| source)
 }
 
 fn read_scopes(node: &Node<'_>) -> ScopeCatalog {
@@ -175,6 +246,9 @@ fn read_scopes(node: &Node<'_>) -> ScopeCatalog {
     for entry in entries {
         let description = String::read(&entry.node).unwrap_or_default();
         let declared = match Scope::parse(&entry.name) {
+            Ok(_) if routes::WORDS.contains(&entry.name.as_str()) => {
+                Err("cannot be declared: routes write this word for something else; choose another name".to_owned())
+            }
             Ok(scope) => catalog.declare(scope, description).map_err(|error| error.to_string()),
             Err(error) => Err(format!("cannot be declared: {error}")),
         };
