@@ -3,9 +3,9 @@
 //! Declares no option of its own. Invariants: a file with any problem yields no configuration; a line that would never
 //! take effect is a problem.
 
+mod combined;
 mod routes;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::admin;
@@ -15,7 +15,6 @@ use crate::key::{DECLARED_MAX, Scope, ScopeCatalog};
 use crate::keyring;
 use crate::limit;
 use crate::log;
-use crate::ops;
 use crate::proxy::{self, RouteSettings};
 use crate::route::Table;
 use crate::server;
@@ -125,9 +124,7 @@ impl Value for Config {
             routes,
         };
         config.anchor_paths(node.folder());
-        config.check_addresses(node, &mut section);
-        config.check_mount(&mut section);
-        check_effects(&mut section);
+        combined::check(&config, node, &mut section);
         section.finish();
         Some(config)
     }
@@ -141,85 +138,6 @@ impl Config {
             *file = folder.join(&file);
         }
     }
-
-    /// What the ops listener answers itself would hide the key API there, or be hidden by it.
-    fn check_mount(&self, section: &mut Section<'_>) {
-        let path = section.node("admin").and_then(|admin| inside(&admin)?.node("path"));
-        let mount = &self.admin.path;
-        let clash = ops::RESERVED_PATHS.into_iter().find(|reserved| mount.overlaps(reserved));
-        if let (Some(path), Some(reserved), true) = (path, clash, self.admin.is_on_ops()) {
-            let mount = mount.as_str();
-            path.problem::<()>(format!(
-                "admin.path {mount} and {reserved} overlap on the ops listener; choose another"
-            ));
-        }
-    }
-
-    /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
-    fn check_addresses(&self, node: &Node<'_>, section: &mut Section<'_>) {
-        let (public, ops) = (self.listen.public, self.listen.ops);
-        let span = section.node("listen").map_or(node.span(), |listen| listen.span());
-        if public == ops && public.port() != 0 {
-            node.problem_at(span, format!("listen.public and listen.ops are both {public}; give each its own"));
-        } else if public.port() == ops.port() && public.port() != 0 && includes(public, ops) {
-            let message = format!(
-                "listen.public {public} and listen.ops {ops} cannot both be bound: one includes the other; give each its own port"
-            );
-            node.problem_at(span, message);
-        }
-        let span = section.node("upstream").map_or(node.span(), |upstream| upstream.span());
-        for upstream in &self.upstreams {
-            for listener in [public, ops] {
-                if is_same_place(listener, &upstream.url) {
-                    let message = format!("upstream.{} is this gate's own listener {listener}", upstream.name);
-                    node.problem_at(span.clone(), message);
-                }
-            }
-        }
-    }
-}
-
-/// Whether one of the two is a wildcard that the other's address falls under; `[::]` takes IPv4 connections too.
-fn includes(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |wild: IpAddr, other: IpAddr| wild.is_unspecified() && (wild.is_ipv6() || other.is_ipv4());
-    covers(one.ip(), other.ip()) || covers(other.ip(), one.ip())
-}
-
-/// Whether a connection to `url` ends at this listener. Names but `localhost` are not resolved.
-fn is_same_place(listener: SocketAddr, url: &Url) -> bool {
-    let (host, port) = url.target();
-    let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
-    let targets = match host.parse().map(|address: IpAddr| address.to_canonical()) {
-        // The kernel connects these to the machine itself.
-        Ok(IpAddr::V4(address)) if address.is_unspecified() => loopbacks[..1].to_vec(),
-        Ok(IpAddr::V6(address)) if address.is_unspecified() => loopbacks.to_vec(),
-        Ok(address) => vec![address],
-        Err(_) if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") => loopbacks.to_vec(),
-        Err(_) => return false,
-    };
-    let own = listener.ip();
-    let is_here = |target: &IpAddr| {
-        let under = own.is_unspecified() && target.is_loopback() && (own.is_ipv6() || target.is_ipv4());
-        *target == own.to_canonical() || under
-    };
-    port != 0 && port == listener.port() && targets.iter().any(is_here)
-}
-
-/// Options that nothing would come of beside the others.
-fn check_effects(section: &mut Section<'_>) {
-    let key_limits = section.node("limits").and_then(|limits| inside(&limits)?.node("key"));
-    if let Some(mut key_limits) = key_limits.as_ref().and_then(inside) {
-        routes::check_burst(&mut key_limits);
-    }
-    let sources = section.node("credentials").and_then(|credentials| inside(&credentials)?.node("from"));
-    if let Some(sources) = sources.filter(|sources| sources.value().as_array().is_some_and(|array| array.is_empty())) {
-        sources.problem::<()>("credentials.from is empty: no request could carry a key; add \"basic\" or \"bearer\"");
-    }
-}
-
-/// The table at `node`; that it is none was told before.
-fn inside<'a>(node: &Node<'a>) -> Option<Section<'a>> {
-    node.value().is_table().then(|| node.section()).flatten()
 }
 
 /// # Errors
