@@ -14,6 +14,9 @@ use http_body_util::Full;
 
 use crate::metrics::{self, Metrics};
 
+/// What the ops listener keeps for itself, with all below: nothing else can be mounted there.
+pub const RESERVED_PATHS: [&str; 2] = ["/metrics", "/-"];
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What has to be there before requests may be sent here.

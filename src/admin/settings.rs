@@ -51,8 +51,17 @@ impl MountPath {
 
     /// Whether `path` is the mount itself or lies below it: `/api/keys/` does, `/api/keysafe` does not.
     pub fn covers(&self, path: &str) -> bool {
-        path.strip_prefix(self.as_str()).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        is_at_or_below(path, self.as_str())
     }
+
+    /// Whether one of the mount and `path` is the other or lies below it.
+    pub fn overlaps(&self, path: &str) -> bool {
+        self.covers(path) || is_at_or_below(self.as_str(), path)
+    }
+}
+
+fn is_at_or_below(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 impl Value for MountPath {

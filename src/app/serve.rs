@@ -71,7 +71,7 @@ fn reload(running: &Running, path: &Path) {
         Ok(config) => running.reload(&config).map_err(|error| error.to_string()),
         Err(error) => {
             running.proxy.metrics.reload::<(), _>(&Err(&error));
-            Err(error.to_string())
+            Err(format!("{:#}", anyhow::Error::new(error)))
         }
     };
     match reloaded {

@@ -30,6 +30,7 @@ impl Address {
     /// A message that tells what to write instead. It does not repeat the text, which may hold a password.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "write a URL such as http://127.0.0.1:8080";
+        const PORT: &str = "the port is not 1 to 65535; write a URL such as http://127.0.0.1:8080";
         let uri: Uri = text.parse().map_err(|_| FORM.to_owned())?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -48,7 +49,15 @@ impl Address {
             return Err("the URL has a query, which has no meaning here".to_owned());
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(80);
+        let port = match authority.port_u16() {
+            Some(0) => return Err(PORT.to_owned()),
+            Some(port) => port,
+            None if authority.as_str() != authority.host() => return Err(PORT.to_owned()),
+            None => 80,
+        };
+        if host.is_empty() {
+            return Err(FORM.to_owned());
+        }
         Ok(Self { host, port, authority: authority.to_string(), path: uri.path().trim_end_matches('/').to_owned() })
     }
 

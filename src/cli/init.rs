@@ -23,7 +23,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let path = config.store.path.display();
     // Not an error to pass over when a reader has left: this was the one chance to see the key.
     output::print(secret.expose()).map_err(|error| {
-        anyhow::anyhow!("the key is in the store but could not be printed ({error}); remove {path} and run init again")
+        let error = anyhow::Error::new(error);
+        anyhow::anyhow!(
+            "the key is in the store but could not be printed ({error:#}); remove {path} and run init again"
+        )
     })?;
     output::note(&format!(
         "The store in {path} is ready. Above is its root key, which holds all scopes: keep it, it cannot be shown again."

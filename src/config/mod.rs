@@ -3,9 +3,9 @@
 //! Declares no option of its own. Invariants: a file with any problem yields no configuration; a line that would never
 //! take effect is a problem.
 
+mod combined;
 mod routes;
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::admin;
@@ -62,7 +62,7 @@ pub struct RouteConfig {
 pub enum ConfigError {
     #[error("{0}")]
     Problems(#[from] Problems),
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Unreadable { path: String, source: std::io::Error },
 }
 
@@ -72,9 +72,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let bytes = std::fs::read(path)
             .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
-        Ok(Self::parse(&Source { path: path.to_owned(), text })?)
+        Ok(Self::parse(&decoded(path, bytes)?)?)
     }
 
     /// Reads a configuration from its text; relative paths start at the folder of `source.path`.
@@ -124,7 +124,7 @@ impl Value for Config {
             routes,
         };
         config.anchor_paths(node.folder());
-        config.check_addresses(node, &mut section);
+        combined::check(&config, node, &mut section);
         section.finish();
         Some(config)
     }
@@ -138,32 +138,21 @@ impl Config {
             *file = folder.join(&file);
         }
     }
-
-    /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
-    fn check_addresses(&self, node: &Node<'_>, section: &mut Section<'_>) {
-        let (public, ops) = (self.listen.public, self.listen.ops);
-        let span = section.node("listen").map_or(node.span(), |listen| listen.span());
-        if public == ops && public.port() != 0 {
-            node.problem_at(span, format!("listen.public and listen.ops are both {public}; give each its own"));
-        }
-        let span = section.node("upstream").map_or(node.span(), |upstream| upstream.span());
-        for upstream in &self.upstreams {
-            for listener in [public, ops] {
-                if is_same_place(listener, &upstream.url) {
-                    let message = format!("upstream.{} is this gate's own listener {listener}", upstream.name);
-                    node.problem_at(span.clone(), message);
-                }
-            }
-        }
-    }
 }
 
-fn is_same_place(listener: SocketAddr, url: &Url) -> bool {
-    let (host, port) = url.target();
-    let address = if host == "localhost" { Ok(std::net::Ipv4Addr::LOCALHOST.into()) } else { host.parse() };
-    let Ok(address): Result<std::net::IpAddr, _> = address else { return false };
-    let is_here = address == listener.ip() || (listener.ip().is_unspecified() && address.is_loopback());
-    port != 0 && port == listener.port() && is_here
+/// # Errors
+/// The place of the first byte that is no UTF-8, which TOML is written in.
+fn decoded(path: &Path, bytes: Vec<u8>) -> Result<Source, Problems> {
+    let path = path.to_owned();
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return Ok(Source { path, text }),
+        Err(error) => error,
+    };
+    let at = error.utf8_error().valid_up_to();
+    let source = Source { path, text: String::from_utf8_lossy(error.as_bytes()).into_owned() };
+    let reading = Reading::new(&source);
+    reading.report(at..at, format!("byte 0x{:02x} is not UTF-8; save the file as UTF-8", error.as_bytes()[at]));
+    reading.finish().map(|()| source)
 }
 
 fn read_scopes(node: &Node<'_>) -> ScopeCatalog {
@@ -175,6 +164,9 @@ fn read_scopes(node: &Node<'_>) -> ScopeCatalog {
     for entry in entries {
         let description = String::read(&entry.node).unwrap_or_default();
         let declared = match Scope::parse(&entry.name) {
+            Ok(_) if routes::WORDS.contains(&entry.name.as_str()) => {
+                Err("cannot be declared: routes write this word for something else; choose another name".to_owned())
+            }
             Ok(scope) => catalog.declare(scope, description).map_err(|error| error.to_string()),
             Err(error) => Err(format!("cannot be declared: {error}")),
         };

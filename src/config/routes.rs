@@ -15,6 +15,9 @@ use super::RouteConfig;
 const FORMS: &str = "a scope such as \"metrics:read\", \"public\", \"authenticated\", \"deny\", \
      { any = [\"a\", \"b\"] } or { all = [\"a\", \"b\"] }";
 
+/// What a route can need that is no scope.
+pub(super) const WORDS: [&str; 3] = ["authenticated", "deny", "public"];
+
 /// Collects the lines of all upstreams, then builds their one table.
 pub(super) struct Reader<'c> {
     scopes: &'c ScopeCatalog,
@@ -45,18 +48,29 @@ impl<'c> Reader<'c> {
                     continue;
                 }
             };
-            if self.admin.is_on_public() && pattern.is_within(self.admin.path.as_str()) {
-                let message = format!(
-                    "route \"{}\" can never match: {} is the key API's own path (admin.path)",
-                    entry.name,
-                    self.admin.path.as_str()
-                );
-                node.problem_at(entry.name_span.clone(), message);
-            }
+            self.check_reach(&entry, &pattern);
             let Some(settings) = self.settings(&entry.node) else { continue };
             check_credential(&entry, &pattern, &settings);
+            check_sources(&entry, &pattern, &settings);
             self.lines.push((pattern, RouteConfig { upstream, settings }));
             self.spans.push(entry.name_span);
+        }
+    }
+
+    /// No request may get to a line: the key API owns its path, or its host is refused before.
+    fn check_reach(&self, entry: &Entry<'_>, pattern: &Pattern) {
+        let report = |reason: String| {
+            let message = format!("route \"{}\" can never match: {reason}", entry.name);
+            entry.node.problem_at(entry.name_span.clone(), message);
+        };
+        if self.admin.is_on_public() && pattern.is_within(self.admin.path.as_str()) {
+            report(format!("{} is the key API's own path (admin.path)", self.admin.path.as_str()));
+        }
+        let served = &self.requests.hosts;
+        if let Some(host) = pattern.host().filter(|host| served.iter().all(|name| name.as_str() != *host))
+            && !served.is_empty()
+        {
+            report(format!("requests.hosts does not list {host}"));
         }
     }
 
@@ -101,6 +115,7 @@ impl<'c> Reader<'c> {
         let mut section = node.section()?;
         let requirement = self.table_requirement(node, &mut section);
         let settings = self.plain(requirement.clone().unwrap_or(Requirement::Nobody)).read_options(&mut section);
+        check_burst(&mut section);
         section.finish();
         requirement.map(|_| settings)
     }
@@ -149,11 +164,36 @@ impl<'c> Reader<'c> {
         if declared.is_some() {
             return declared;
         }
-        let words = ["authenticated", "deny", "public"];
-        let known = self.scopes.iter().map(|(scope, _)| scope.as_str()).chain(words);
+        let known = self.scopes.iter().map(|(scope, _)| scope.as_str()).chain(WORDS);
         match nearest(&text, known) {
             Some(near) => node.problem(format!("scope \"{text}\" is not declared; did you mean \"{near}\"?")),
             None => node.problem(format!("scope \"{text}\" is not declared; add it to [scopes], or write {FORMS}")),
+        }
+    }
+}
+
+/// A burst is how a rate begins: alone it would bound nothing.
+pub(super) fn check_burst(section: &mut Section<'_>) {
+    let Some(burst) = section.node("burst").filter(|burst| !burst.is_off()) else { return };
+    if section.node("rate").is_none_or(|rate| rate.is_off()) {
+        burst.problem::<()>(format!(
+            "{} has no effect without a rate; add rate = \"10/s\" or leave it out",
+            burst.path()
+        ));
+    }
+}
+
+/// Where the key is looked for does not matter on a line that takes it from its path, or takes none.
+fn check_sources(entry: &Entry<'_>, pattern: &Pattern, settings: &RouteSettings) {
+    let reason = match &settings.requirement {
+        Requirement::Public => "a public route reads no key",
+        _ if pattern.has_credential() => "the {credential} segment alone is read",
+        _ => return,
+    };
+    let Some(mut section) = entry.node.value().is_table().then(|| entry.node.section()).flatten() else { return };
+    for name in ["sources", "credential_query"] {
+        if let Some(option) = section.node(name).filter(|option| !option.is_off()) {
+            option.problem::<()>(format!("route \"{}\": {name} has no effect, {reason}; leave it out", entry.name));
         }
     }
 }

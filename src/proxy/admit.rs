@@ -160,12 +160,13 @@ impl Proxy {
 
 /// The host that a request names, without its port. The guard has checked its form.
 pub(super) fn host_name(headers: &HeaderMap) -> Option<&str> {
-    let host = headers.get(HOST)?.as_bytes();
-    let end = match host.first()? {
-        b'[' => host.iter().position(|byte| *byte == b']').map(|bracket| bracket + 1),
-        _ => host.iter().position(|byte| *byte == b':'),
-    };
-    std::str::from_utf8(&host[..end.unwrap_or(host.len())]).ok()
+    std::str::from_utf8(headers.get(HOST)?.as_bytes()).ok().map(without_port)
+}
+
+/// What a `Host` value of valid form names.
+pub(crate) fn without_port(host: &str) -> &str {
+    let end = if host.starts_with('[') { host.find(']').map(|bracket| bracket + 1) } else { host.find(':') };
+    &host[..end.unwrap_or(host.len())]
 }
 
 fn presented(parts: &Parts, route: &Route) -> Result<Option<KeySecret>, CredentialError> {

@@ -26,8 +26,8 @@ use crate::limit::Failures;
 use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler};
 
-pub(crate) use admit::check_opt_ins;
 pub use admit::{Admitted, Head, Trail};
+pub(crate) use admit::{check_opt_ins, without_port};
 pub use body::{Body, RequestBody};
 pub use gate::{Gate, Route};
 pub use settings::{CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings};

@@ -101,6 +101,11 @@ impl Pattern {
         self.credential_position().is_some()
     }
 
+    /// The only host that this is for: lower case, without a port. `None` means any.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
     /// Whether every path that this covers is `prefix` or below it.
     pub fn is_within(&self, prefix: &str) -> bool {
         let prefix = prefix.trim_matches('/');

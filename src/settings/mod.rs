@@ -131,6 +131,11 @@ impl<'a> Node<'a> {
         self.value
     }
 
+    /// Whether the value is the word that unsets an option.
+    pub fn is_off(&self) -> bool {
+        self.value.as_str() == Some(OFF)
+    }
+
     /// Reports a problem at this value. Returns `None`, so that a reader can end with it.
     pub fn problem<T>(&self, message: impl Into<String>) -> Option<T> {
         self.reading.report(self.span.clone(), message.into());
@@ -211,7 +216,9 @@ impl<'a> Section<'a> {
 
     /// The value called `name`, if the file sets it.
     pub fn node(&mut self, name: &'static str) -> Option<Node<'a>> {
-        self.known.push(name);
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
         let path = dotted(&self.path, name);
         self.reading.asked.borrow_mut().insert(path.clone());
         let value = self.table.get(name)?;
@@ -307,10 +314,12 @@ impl Value for std::num::NonZeroU32 {
     }
 }
 
+const OFF: &str = "off";
+
 /// `"off"` means not set.
 impl<T: Value> Value for Option<T> {
     fn read(node: &Node<'_>) -> Option<Self> {
-        if node.value.as_str() == Some("off") {
+        if node.is_off() {
             return Some(None);
         }
         T::read(node).map(Some)

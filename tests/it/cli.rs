@@ -130,16 +130,22 @@ fn init_whose_key_nobody_could_read_is_an_error() {
     let installation = Installation::new();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
 
-    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(installation.arguments("init"))
-        .stdout(writer)
-        .stderr(Stdio::piped())
-        .output()
-        .expect("the program runs");
+    for (stdout, reason) in [(Stdio::from(writer), "Broken pipe"), (Stdio::from(full), "No space left")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(installation.arguments("init"))
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the program runs");
 
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("could not be printed"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("could not be printed") && stderr.contains(reason), "{stderr}");
+        // As the message says.
+        std::fs::remove_dir_all(installation.folder().join("data")).expect("a store");
+    }
 }
 
 #[test]
@@ -190,7 +196,7 @@ fn every_command_tells_all_problems_of_a_configuration_with_their_places() {
 fn a_configuration_that_is_not_there_is_told_with_its_cause() {
     let exit = run(&["check", "--config", "/nonexistent/gate.toml"], 1);
 
-    assert!(exit.stderr.starts_with("error: cannot read /nonexistent/gate.toml: "), "{exit:?}");
+    assert_eq!(exit.stderr, "error: cannot read /nonexistent/gate.toml: No such file or directory (os error 2)\n");
 }
 
 #[test]

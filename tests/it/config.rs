@@ -108,6 +108,13 @@ fn an_unknown_option_is_told_with_the_nearest_known_one() {
     refuse_option("store", "paht = \"data\"", "unknown option store.paht; did you mean path?");
     refuse_option("limits.key", "brust = 3", "unknown option limits.key.brust; did you mean burst?");
     refuse_option("log", "xyz = 1", "unknown option log.xyz; known here: format, level, access");
+    let problems = parse("xyz = 1\n").expect_err("no such section").to_string();
+    let known = problems.split("known here: ").nth(1).and_then(|rest| rest.lines().next()).expect("a list");
+    let mut names: Vec<&str> = known.split(", ").collect();
+    let told = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), told, "{known}");
     refuse("[lissten]\n", &[(1, 2, "unknown option lissten; did you mean listen?")]);
     refuse_route("\"GET /a\" = { require = \"public\", timout = \"1s\" }", "did you mean timeout?");
 }
@@ -284,12 +291,23 @@ fn an_upstream_that_is_the_gate_itself_is_refused() {
         ("public = \"[::]:9090\"", "http://[::1]:9090"),
         ("public = \"10.0.0.1:9090\"", "http://10.0.0.1:9090"),
         ("ops = \"127.0.0.1:9090\"", "http://127.0.0.1:9090"),
+        ("public = \"0.0.0.0:9090\"", "http://LocalHost:9090"),
+        ("public = \"0.0.0.0:9090\"", "http://127.1.2.3:9090"),
+        ("public = \"0.0.0.0:9090\"", "http://0.0.0.0:9090"),
+        ("public = \"127.0.0.1:9090\"", "http://0.0.0.0:9090"),
+        ("public = \"127.0.0.1:9090\"", "http://[::ffff:127.0.0.1]:9090"),
+        ("public = \"[::1]:9090\"", "http://LOCALHOST:9090"),
+        ("public = \"[::1]:9090\"", "http://[::]:9090"),
+        ("public = \"[::]:9090\"", "http://127.0.0.1:9090"),
     ] {
         let problems = parse(&listening(listen, url)).err().unwrap_or_else(|| panic!("accepted: {listen}, {url}"));
         assert!(problems.to_string().contains("upstream.tsdb is this gate's own listener"), "{problems}");
     }
     accept(&listening("public = \"10.0.0.1:9090\"", "http://127.0.0.1:9090"));
     accept(&listening("public = \"127.0.0.1:9091\"", "http://127.0.0.1:9090"));
+    accept(&listening("public = \"127.0.0.1:9090\"", "http://127.0.0.2:9090"));
+    accept(&listening("public = \"0.0.0.0:9090\"", "http://[::1]:9090"));
+    accept(&listening("public = \"127.0.0.1:9090\"", "http://[::]:9090"));
 }
 
 #[test]
@@ -297,6 +315,89 @@ fn two_listeners_on_one_address_are_refused() {
     let problems = parse("[listen]\npublic = \"127.0.0.1:9900\"\n").expect_err("ops is there");
     assert!(problems.to_string().contains("listen.public and listen.ops are both 127.0.0.1:9900"), "{problems}");
     accept("[listen]\npublic = \"127.0.0.1:0\"\nops = \"127.0.0.1:0\"\n");
+}
+
+#[test]
+fn two_listeners_of_which_one_includes_the_other_are_refused() {
+    for (public, ops) in [
+        ("0.0.0.0:8080", "127.0.0.1:8080"),
+        ("127.0.0.1:8080", "0.0.0.0:8080"),
+        ("[::]:8080", "[::1]:8080"),
+        ("[::]:8080", "0.0.0.0:8080"),
+        ("127.0.0.1:8080", "[::]:8080"),
+    ] {
+        refuse(&format!("[listen]\npublic = \"{public}\"\nops = \"{ops}\"\n"), &[(1, 1, "one includes the other")]);
+    }
+    accept("[listen]\npublic = \"0.0.0.0:8080\"\nops = \"[::1]:8080\"\n");
+    accept("[listen]\npublic = \"10.0.0.1:8080\"\nops = \"127.0.0.1:8080\"\n");
+    accept("[listen]\npublic = \"0.0.0.0:0\"\nops = \"127.0.0.1:0\"\n");
+}
+
+#[test]
+fn a_scope_named_like_a_word_of_routes_is_refused() {
+    for word in ["authenticated", "deny", "public"] {
+        refuse_option("scopes", &format!("\"{word}\" = \"Mine\""), "routes write this word for something else");
+    }
+    accept("[scopes]\n\"public:read\" = \"Mine\"\n");
+}
+
+#[test]
+fn a_burst_without_a_rate_is_refused() {
+    refuse_option("limits.key", "burst = 3", "limits.key.burst has no effect without a rate");
+    refuse("[limits.key]\nrate = \"off\"\nburst = 3\n", &[(3, 9, "limits.key.burst has no effect")]);
+    refuse_route("\"GET /a\" = { require = \"deny\", burst = 3 }", "burst has no effect without a rate");
+    refuse_option("limits.key", "rate = 3\nburst = 3", "limits.key.rate must be a rate");
+    accept("[limits.key]\nburst = \"off\"\n");
+    accept("[limits]\nkey = { burst = 3, rate = \"1/s\" }\n");
+}
+
+#[test]
+fn no_place_for_a_key_is_refused() {
+    refuse_option("credentials", "from = []", "credentials.from is empty");
+}
+
+#[test]
+fn places_of_keys_that_a_route_does_not_look_at_are_refused() {
+    for option in ["sources = [\"bearer\"]", "credential_query = \"token\""] {
+        let route = |path: &str, require: &str| format!("\"GET {path}\" = {{ require = \"{require}\", {option} }}");
+        refuse_route(&route("/p/{credential}", "authenticated"), "the {credential} segment alone is read");
+        refuse_route(&route("/a", "public"), "a public route reads no key");
+        accept(&format!("{SOUND}{}\n", route("/a", "deny")));
+    }
+    accept(&format!("{SOUND}\"GET /a\" = {{ require = \"public\", credential_query = \"off\" }}\n"));
+}
+
+#[test]
+fn a_route_for_a_host_that_is_not_served_is_refused() {
+    let with = |hosts: &str, route: &str| format!("[requests]\nhosts = {hosts}\n{SOUND}\"{route}\" = \"deny\"\n");
+    refuse(
+        &with("[\"a.test\"]", "GET b.test/a"),
+        &[(10, 1, "route \"GET b.test/a\" can never match: requests.hosts does not list b.test")],
+    );
+    accept(&with("[\"A.test\", \"b.test\"]", "GET B.test/a"));
+    accept(&with("[]", "GET b.test/a"));
+    accept(&with("[\"a.test\"]", "GET /a"));
+}
+
+#[test]
+fn a_key_api_over_a_page_of_the_ops_listener_is_refused() {
+    for path in ["/metrics", "/metrics/keys", "/-", "/-/healthy", "/-/ready", "/-/keys"] {
+        let admin = |listeners: &str| format!("[admin]\npath = \"{path}\"\nlisteners = {listeners}\n");
+        refuse(&admin("[\"public\", \"ops\"]"), &[(2, 8, "overlap on the ops listener")]);
+        accept(&admin("[\"public\"]"));
+    }
+    accept("[admin]\npath = \"/metricskeys\"\nlisteners = [\"ops\"]\n");
+}
+
+#[test]
+fn a_file_that_is_not_utf_8_is_refused_where_it_breaks() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("gate.toml");
+    std::fs::write(&path, b"[credentials]\nrealm = \"\xc3\xa9\xe9\"\n").expect("writable");
+
+    let error = Config::load(&path).expect_err("Latin-1").to_string();
+
+    assert!(error.starts_with(&format!("{}:2:11: byte 0xe9 is not UTF-8", path.display())), "{error}");
 }
 
 #[test]

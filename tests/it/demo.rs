@@ -127,7 +127,7 @@ fn the_printed_addresses_answer_once_they_are_printed() {
 
 #[test]
 fn a_signal_ends_the_demonstration_and_leaves_nothing_behind() {
-    for signal in ["INT", "TERM"] {
+    for signal in ["HUP", "INT", "TERM"] {
         let mut demo = Demo::start();
         assert_eq!(demo.files().len(), 1);
 

@@ -264,6 +264,18 @@ fn sighup_takes_new_routes_and_keeps_the_old_ones_when_the_file_is_bad() {
     assert!(process.stderr().iter().any(|line| line.contains("portcullis.toml")), "the log says what is wrong");
 }
 
+#[test]
+fn sighup_tells_why_the_file_cannot_be_read() {
+    let (installation, served, _root) = started();
+    let Served { mut process, .. } = served;
+    std::fs::remove_file(installation.config()).expect("it is there");
+
+    process.signal("HUP");
+
+    let line = process.wait_for(|line| line.contains("not reloaded"));
+    assert_eq!(line.matches("No such file").count(), 1, "{line}");
+}
+
 /// Reads the metrics until they hold this line.
 #[track_caller]
 fn wait_for_metric(ops: std::net::SocketAddr, line: &str) {

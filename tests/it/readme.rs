@@ -4,6 +4,7 @@
 //! status that it must get. Only the ports are others than those in the text.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -48,6 +49,8 @@ fn every_command_of_the_readme_does_what_it_says() {
         assert_eq!(exit.code, Some(0), "{block}{exit:?}");
     }
     assert!(statuses > 10, "only {statuses} curl lines were found");
+    let mode = std::fs::metadata(folder.path().join("root.key")).expect("README.md makes a key").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "others can read the root key");
     let (process, ..) = served.expect("README.md serves");
     process.signal("TERM");
     assert_eq!(process.wait().code, Some(0));

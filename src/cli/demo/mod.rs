@@ -101,17 +101,21 @@ fn config(folder: &Path, public: SocketAddr, ops: SocketAddr, sample: SocketAddr
 }
 
 struct Signals {
+    /// The terminal was closed.
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
     async fn listen() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { hangup: signal(SignalKind::hangup())?, interrupt, terminate })
     }
 
     async fn next(&mut self) {
         tokio::select! {
+            _ = self.hangup.recv() => {}
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }

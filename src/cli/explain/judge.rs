@@ -8,13 +8,17 @@ use std::fmt;
 use crate::admin;
 use crate::config::{Config, RouteConfig};
 use crate::http::Refusal;
+use crate::http::framing::{Malformed, RequestLimits, check_head};
 use crate::key::ScopeSet;
 use crate::policy::{self, Requirement, ScopeHolder};
-use crate::proxy::{HostName, check_opt_ins};
+use crate::proxy::{HostName, check_opt_ins, without_port};
 use crate::route::{Found, Path, Pattern, Table};
 
 use super::listed;
 use super::request::Request;
+
+/// Stands for a `Host` that no line and no option names.
+const UNNAMED_HOST: &str = "unnamed.invalid";
 
 /// Who is supposed to send the request.
 pub(super) enum Caller {
@@ -61,19 +65,23 @@ pub(super) fn assumed_host(config: &Config) -> Option<&str> {
 
 pub(super) fn judge<'c>(config: &'c Config, request: &Request, host: Option<&str>, caller: &Caller) -> Judgement<'c> {
     let mut judgement = Judgement { line: None, reasons: Vec::new(), verdict: Ok(Admitted::KeyApi) };
-    judgement.verdict = Judge { config, request, host, caller }.verdict(&mut judgement);
+    let judge = Judge { config, request, given_host: host, host: host.map(without_port), caller };
+    judgement.verdict = judge.verdict(&mut judgement);
     judgement
 }
 
 struct Judge<'j, 'c> {
     config: &'c Config,
     request: &'j Request,
+    /// Perhaps with a port.
+    given_host: Option<&'j str>,
     host: Option<&'j str>,
     caller: &'j Caller,
 }
 
 impl<'c> Judge<'_, 'c> {
     fn verdict(&self, judgement: &mut Judgement<'c>) -> Result<Admitted, Refusal> {
+        self.check_framing(judgement)?;
         self.check_host(judgement)?;
         let path = Path::parse(self.request.path()).map_err(|error| {
             judgement.reasons.push("the path has no single safe reading, so no line is looked for".to_owned());
@@ -102,6 +110,26 @@ impl<'c> Judge<'_, 'c> {
                 })
             }
         }
+    }
+
+    /// What the guard says of the request's head, were it sent with nothing else in it.
+    fn check_framing(&self, judgement: &mut Judgement<'c>) -> Result<(), Refusal> {
+        let Request { method, target } = self.request;
+        let host = self.given_host.unwrap_or(UNNAMED_HOST);
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let client = &self.config.client;
+        let limits = RequestLimits {
+            head_bytes_max: client.header_bytes_max.as_usize(),
+            fields_max: client.headers_max.0.into(),
+            target_bytes_max: client.target_bytes_max.as_usize(),
+        };
+        // A line end would begin a field of its own.
+        let checked =
+            if host.contains(['\r', '\n']) { Err(Malformed::Host) } else { check_head(head.as_bytes(), limits) };
+        checked.map_err(|malformed| {
+            judgement.reasons.push("the request is malformed, so no line is looked for".to_owned());
+            Refusal::Malformed(malformed)
+        })
     }
 
     fn check_host(&self, judgement: &mut Judgement<'c>) -> Result<(), Refusal> {

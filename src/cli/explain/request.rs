@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) method: http::Method,
-    target: String,
+    pub(super) target: String,
 }
 
 impl Request {
@@ -35,7 +35,8 @@ impl FromStr for Request {
         let (method, target) = text.trim().split_once(' ').ok_or(NotARequest)?;
         let method = method.parse().map_err(|_| NotARequest)?;
         let target = target.trim_start();
-        if !target.starts_with('/') {
+        // All else is the gate's to refuse; a line end cannot be part of either.
+        if target.contains(['\r', '\n']) {
             return Err(NotARequest);
         }
         Ok(Self { method, target: target.to_owned() })

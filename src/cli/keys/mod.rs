@@ -15,6 +15,7 @@ use crate::key::{KeyReference, KeySecret, Kind};
 
 use super::client::Address;
 use super::exit::UsageError;
+use super::output::OutputError;
 use super::{Exit, output};
 
 use api::{Api, Change, Draft};
@@ -38,7 +39,15 @@ pub(super) struct Arguments {
 #[command(next_help_heading = "Connection")]
 struct Connection {
     /// The gate; with a path, that of its key API (default /api/keys)
-    #[arg(long, global = true, value_name = "URL", env = "PORTCULLIS_URL", default_value = "http://127.0.0.1:8080")]
+    // The value of the variable is not shown: it may be refused for a key in it, and help goes to terminals and logs.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "PORTCULLIS_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8080"
+    )]
     url: String,
     /// A file that holds the calling key
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "key")]
@@ -82,7 +91,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Rename a key, or replace the scopes of a custom one
+    /// Rename a key, or replace the scopes of a custom one: give --name, --scope or both
     #[command(after_help = "Example: portcullis keys update pcl_0123456789Ab --scope monitor:read,issue:read")]
     Update {
         /// Its id (pcl_ and 12 characters)
@@ -139,9 +148,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
 /// The key alone on stdout, so that `KEY=$(portcullis keys create ...)` holds it.
 fn created(key: &Value, json: bool) -> anyhow::Result<Exit> {
     let text = if json { output::json(key) } else { view::secret(key)? };
-    output::print(&text)?;
+    // Not an error to pass over when a reader has left: the key works, and nobody has it.
+    output::print(&text).map_err(|error| not_shown(key, error))?;
     output::note("This is the only time that the key is shown: keep it.");
     Ok(Exit::Success)
+}
+
+fn not_shown(key: &Value, error: OutputError) -> anyhow::Error {
+    let id = output::escaped(key["id"].as_str().unwrap_or_default());
+    anyhow::anyhow!(
+        "key {id} was created but could not be printed ({:#}); remove it with `portcullis keys delete {id}`",
+        anyhow::Error::new(error)
+    )
 }
 
 fn shown(key: &Value, json: bool) -> anyhow::Result<String> {

@@ -22,6 +22,7 @@ mod upstream;
 mod tests;
 
 pub use malformed::Malformed;
+pub(crate) use request::check_head;
 pub use request::{RequestLimits, Requests};
 pub use response::{BadResponse, ResponseLimits};
 pub use sieve::{Progress, Rules, Sieve, Stop};

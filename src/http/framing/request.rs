@@ -50,6 +50,20 @@ impl Requests {
     }
 }
 
+/// Whether a whole request head without a body would pass.
+pub(crate) fn check_head(bytes: &[u8], limits: RequestLimits) -> Result<(), Malformed> {
+    let mut bytes = bytes.to_vec();
+    let mut rules = Requests::new(limits);
+    let mut passed = 0;
+    while passed < bytes.len() {
+        match rules.advance(&mut bytes[passed..])? {
+            Progress { pass: 0, skip: 0 } => return Err(Malformed::HeadTimeout),
+            Progress { pass, skip } => passed += pass + skip,
+        }
+    }
+    Ok(())
+}
+
 impl Rules for Requests {
     type Violation = Malformed;
 

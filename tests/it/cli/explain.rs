@@ -14,7 +14,7 @@ fn installation() -> Installation {
     })
 }
 
-const REQUESTS: [&str; 30] = [
+const REQUESTS: [&str; 42] = [
     "GET /api/v1/query",
     "HEAD /api/v1/query",
     "GET /api/v1/query?query=/../x",
@@ -45,6 +45,18 @@ const REQUESTS: [&str; 30] = [
     "PUT /api/keys",
     "GET /api/keys/pcl_000000000000/x",
     "DELETE /api/keys/",
+    "GET /public/x?a=b c",
+    "GET /public/x?a=b HTTP/1.1",
+    "GET /public/x?a=\u{7f}",
+    "GET /public/x?a=b#c",
+    "GET /public/x?a=\"b\"",
+    "GET /public/é",
+    "GET http://gate.test/public/x",
+    "OPTIONS *",
+    "CONNECT /public/x",
+    "CONNECT gate.test:80",
+    "TRACE /public/x",
+    "AMETHODOFMORETHANTHIRTYTWOLETTERS /public/x",
 ];
 
 #[test]
@@ -67,6 +79,30 @@ fn its_verdicts_are_those_of_a_running_gate() {
             assert_eq!(explained.unwrap_or(200), answer.status, "{request} {options:?}: {answer:?}");
         }
     }
+}
+
+#[test]
+fn hosts_and_long_targets_are_judged_as_a_running_gate_does() {
+    let installation = Installation::with(|setup| {
+        setup.option("client", "target_bytes_max = \"64B\"").option("requests", "hosts = [\"gate.test\", \"[::1]\"]")
+    });
+    installation.init();
+    let served = installation.serve();
+    let check_host = |target: &str, host: &str, status: u16| {
+        let request = format!("GET {target}");
+        let explained = explain(&installation, &request, &["--host", host]).unwrap_or(200);
+        let answer = served.anonymous().request("GET", target, &[("Host", host)], b"");
+        assert_eq!((explained, answer.status), (status, status), "{target} {host:?}");
+    };
+    for host in ["gate.test", "GATE.test:8080", "[::1]:80", "[::1]"] {
+        check_host("/public/x", host, 200);
+    }
+    for host in ["", "a b/c", "gate.test:", "gate.test:99999", "[::1", "a..b", "gate.test/"] {
+        check_host("/public/x", host, 400);
+    }
+    check_host("/public/x", "other.test", 421);
+    check_host(&format!("/public/{}", "x".repeat(56)), "gate.test", 200);
+    check_host(&format!("/public/{}", "x".repeat(57)), "gate.test", 414);
 }
 
 /// The status that `explain` foretells; `None` when it says that the request is admitted.

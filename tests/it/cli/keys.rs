@@ -1,6 +1,6 @@
 //! `keys` against running gates, and against servers that are none.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::harness::*;
 
@@ -168,6 +168,59 @@ fn a_secret_with_a_slip_in_it_is_not_repeated() {
     for exit in [as_key, as_target, help] {
         assert!(!exit.stderr.contains(&wrong[4..]) && !exit.stdout.contains(&wrong[4..]), "{exit:?}");
     }
+}
+
+#[test]
+fn a_new_key_that_nobody_could_read_is_told_by_its_id() {
+    let gate = Gate::start();
+    let (reader, closed) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+
+    for (stdout, reason) in [(Stdio::from(closed), "Broken pipe"), (Stdio::from(full), "No space left")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["keys", "create", "--name", "lost", "--kind", "telemetry"])
+            .env("PORTCULLIS_URL", url(&gate))
+            .env("PORTCULLIS_KEY", gate.root().secret())
+            .stdout(stdout)
+            .output()
+            .expect("the program runs");
+
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("could not be printed") && stderr.contains(reason), "{stderr}");
+        let id = stderr.split(' ').find(|word| word.starts_with("pcl_")).expect("an id");
+        assert!(id.len() == 16 && !stderr.contains(&format!("{id}_")), "{stderr}");
+        check(&gate.root().delete(id), 204);
+    }
+}
+
+#[test]
+fn help_does_not_show_the_url_of_the_environment() {
+    let exit = keys(&format!("http://{}:@gate.test", fresh_key()), &fresh_key(), &["--help"], 0);
+
+    assert!(exit.stdout.contains("PORTCULLIS_URL") && !exit.stdout.contains("gate.test"), "{exit:?}");
+}
+
+#[test]
+fn a_url_with_a_bad_port_or_a_user_is_a_wrong_command_line() {
+    for (url, part) in [
+        ("http://127.0.0.1:80800", "the port is not 1 to 65535"),
+        ("http://127.0.0.1:", "the port is not 1 to 65535"),
+        ("http://127.0.0.1:0", "the port is not 1 to 65535"),
+        ("http://[::1]:99999", "the port is not 1 to 65535"),
+        ("http://user:word@127.0.0.1:1", "a key does not belong in the URL"),
+    ] {
+        let exit = keys(url, &fresh_key(), &["list"], 2);
+        assert!(exit.stderr.contains(part) && !exit.stderr.contains("word"), "{url}: {exit:?}");
+    }
+}
+
+#[test]
+fn help_of_update_says_that_a_change_is_needed() {
+    let help = run(&["keys", "update", "--help"], 0).stdout;
+
+    assert!(help.contains("give --name, --scope or both"), "{help}");
 }
 
 #[test]

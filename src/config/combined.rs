@@ -1,0 +1,95 @@
+//! What only sections together can get wrong: addresses that collide, and options that others leave without effect.
+//!
+//! Reads no option anew: it looks at what was read, and asks the file for the place alone.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::ops;
+use crate::settings::{Node, Section};
+use crate::upstream::Url;
+
+use super::{Config, routes};
+
+/// Reports what contradicts itself in `config`, which was read from `section`, the root `node`.
+pub(super) fn check(config: &Config, node: &Node<'_>, section: &mut Section<'_>) {
+    check_addresses(config, node, section);
+    check_mount(config, section);
+    check_effects(section);
+}
+
+/// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
+fn check_addresses(config: &Config, node: &Node<'_>, section: &mut Section<'_>) {
+    let (public, ops) = (config.listen.public, config.listen.ops);
+    let span = section.node("listen").map_or(node.span(), |listen| listen.span());
+    if public == ops && public.port() != 0 {
+        node.problem_at(span, format!("listen.public and listen.ops are both {public}; give each its own"));
+    } else if public.port() == ops.port() && public.port() != 0 && includes(public, ops) {
+        let message = format!(
+            "listen.public {public} and listen.ops {ops} cannot both be bound: one includes the other; give each its own port"
+        );
+        node.problem_at(span, message);
+    }
+    let span = section.node("upstream").map_or(node.span(), |upstream| upstream.span());
+    for upstream in &config.upstreams {
+        for listener in [public, ops] {
+            if is_same_place(listener, &upstream.url) {
+                let message = format!("upstream.{} is this gate's own listener {listener}", upstream.name);
+                node.problem_at(span.clone(), message);
+            }
+        }
+    }
+}
+
+/// Whether one of the two is a wildcard that the other's address falls under; `[::]` takes IPv4 connections too.
+fn includes(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wild: IpAddr, other: IpAddr| wild.is_unspecified() && (wild.is_ipv6() || other.is_ipv4());
+    covers(one.ip(), other.ip()) || covers(other.ip(), one.ip())
+}
+
+/// Whether a connection to `url` ends at this listener. Names but `localhost` are not resolved.
+fn is_same_place(listener: SocketAddr, url: &Url) -> bool {
+    let (host, port) = url.target();
+    let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let targets = match host.parse().map(|address: IpAddr| address.to_canonical()) {
+        // The kernel connects these to the machine itself.
+        Ok(IpAddr::V4(address)) if address.is_unspecified() => loopbacks[..1].to_vec(),
+        Ok(IpAddr::V6(address)) if address.is_unspecified() => loopbacks[1..].to_vec(),
+        Ok(address) => vec![address],
+        Err(_) if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") => loopbacks.to_vec(),
+        Err(_) => return false,
+    };
+    let own = listener.ip();
+    let is_here = |target: &IpAddr| {
+        let under = own.is_unspecified() && target.is_loopback() && (own.is_ipv6() || target.is_ipv4());
+        *target == own.to_canonical() || under
+    };
+    port != 0 && port == listener.port() && targets.iter().any(is_here)
+}
+
+/// What the ops listener answers itself would hide the key API there, or be hidden by it.
+fn check_mount(config: &Config, section: &mut Section<'_>) {
+    let path = section.node("admin").and_then(|admin| inside(&admin)?.node("path"));
+    let mount = &config.admin.path;
+    let clash = ops::RESERVED_PATHS.into_iter().find(|reserved| mount.overlaps(reserved));
+    if let (Some(path), Some(reserved), true) = (path, clash, config.admin.is_on_ops()) {
+        let mount = mount.as_str();
+        path.problem::<()>(format!("admin.path {mount} and {reserved} overlap on the ops listener; choose another"));
+    }
+}
+
+/// Options that nothing would come of beside the others.
+fn check_effects(section: &mut Section<'_>) {
+    let key_limits = section.node("limits").and_then(|limits| inside(&limits)?.node("key"));
+    if let Some(mut key_limits) = key_limits.as_ref().and_then(inside) {
+        routes::check_burst(&mut key_limits);
+    }
+    let sources = section.node("credentials").and_then(|credentials| inside(&credentials)?.node("from"));
+    if let Some(sources) = sources.filter(|sources| sources.value().as_array().is_some_and(|array| array.is_empty())) {
+        sources.problem::<()>("credentials.from is empty: no request could carry a key; add \"basic\" or \"bearer\"");
+    }
+}
+
+/// The table at `node`; that it is none was told before.
+fn inside<'a>(node: &Node<'a>) -> Option<Section<'a>> {
+    node.value().is_table().then(|| node.section()).flatten()
+}
