@@ -45,7 +45,7 @@ impl<K> Permit<K> {
     }
 }
 
-/// Leave to give a key these scopes. Made by [`grant`], and for root keys by [`operator_grant`].
+/// Leave to give a key these scopes. Made by [`grant`], and, for root keys alone, by `operator_grant`.
 #[derive(Debug)]
 pub struct Grant(ScopeSet);
 

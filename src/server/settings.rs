@@ -59,7 +59,7 @@ settings! {
 const TARGET_BYTES_CEILING: usize = 65_534;
 
 impl Client {
-    pub(super) fn request_limits(&self) -> RequestLimits {
+    pub(crate) fn request_limits(&self) -> RequestLimits {
         RequestLimits {
             head_bytes_max: self.header_bytes_max.as_usize(),
             fields_max: self.headers_max.0.into(),

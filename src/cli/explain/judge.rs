@@ -8,7 +8,7 @@ use std::fmt;
 use crate::admin;
 use crate::config::{Config, RouteConfig};
 use crate::http::Refusal;
-use crate::http::framing::{Malformed, RequestLimits, check_head};
+use crate::http::framing::{Malformed, check_head};
 use crate::key::ScopeSet;
 use crate::policy::{self, Requirement, ScopeHolder};
 use crate::proxy::{HostName, check_opt_ins, without_port};
@@ -118,11 +118,7 @@ impl<'c> Judge<'_, 'c> {
         let host = self.given_host.unwrap_or(UNNAMED_HOST);
         let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         let client = &self.config.client;
-        let limits = RequestLimits {
-            head_bytes_max: client.header_bytes_max.as_usize(),
-            fields_max: client.headers_max.0.into(),
-            target_bytes_max: client.target_bytes_max.as_usize(),
-        };
+        let limits = client.request_limits();
         // A line end would begin a field of its own.
         let checked =
             if host.contains(['\r', '\n']) { Err(Malformed::Host) } else { check_head(head.as_bytes(), limits) };
