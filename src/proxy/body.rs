@@ -56,22 +56,13 @@ pub(super) struct Upload {
 pub(super) enum UploadState {
     Broken,
     Done,
-    /// The next piece is here, and the upstream has not taken it yet.
     Running,
     TimedOut,
     TooLarge,
-    /// The client has not sent the next piece yet.
-    Waiting,
 }
 
-const STATES: [UploadState; 6] = [
-    UploadState::Broken,
-    UploadState::Done,
-    UploadState::Running,
-    UploadState::TimedOut,
-    UploadState::TooLarge,
-    UploadState::Waiting,
-];
+const STATES: [UploadState; 5] =
+    [UploadState::Broken, UploadState::Done, UploadState::Running, UploadState::TimedOut, UploadState::TooLarge];
 
 impl Upload {
     pub(super) fn state(&self) -> UploadState {
@@ -86,10 +77,6 @@ impl Upload {
     fn progress(&self, state: UploadState) {
         let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.progress.store(elapsed, Ordering::Relaxed);
-        self.set(state);
-    }
-
-    fn set(&self, state: UploadState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 }
@@ -131,10 +118,7 @@ impl HttpBody for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             return match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Pending => {
-                    self.upload.set(UploadState::Waiting);
-                    Poll::Pending
-                }
+                Poll::Pending => Poll::Pending,
                 Poll::Ready(None) => {
                     self.upload.progress(UploadState::Done);
                     Poll::Ready(None)

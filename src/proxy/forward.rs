@@ -119,14 +119,14 @@ impl Wait<'_> {
             match self.exchange.bounded(at, sending.as_mut()).await {
                 Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
                 Err(_) if self.until.is_some_and(|until| Instant::now() >= until) => {
-                    if self.upload.state() != UploadState::Waiting {
+                    if !self.is_for_client() {
                         self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
                     }
                     return Err(Refusal::RequestTimeout);
                 }
                 // The patience with the upstream begins when it has the whole request; that with the client is the
                 // connection's own, and ends in an error of its body.
-                Err(_) if self.upload.state() == UploadState::Waiting => since = Instant::now(),
+                Err(_) if self.is_for_client() => since = Instant::now(),
                 Err(_) if self.upload.last_progress() > since => since = self.upload.last_progress(),
                 // Also when it stopped taking the body: that is no fault of the client's.
                 Err(_) => {
@@ -137,6 +137,11 @@ impl Wait<'_> {
         }
     }
 
+    /// Whether it is the client's body that everybody waits for, and not an upstream that takes nothing of it.
+    fn is_for_client(&self) -> bool {
+        self.upload.state() == UploadState::Running && self.exchange.timer().is_awaiting_client()
+    }
+
     /// Whose fault it was: a client that broke off its body makes the exchange fail too.
     fn refusal(&self, error: &UpstreamError) -> Refusal {
         match self.upload.state() {
@@ -145,7 +150,7 @@ impl Wait<'_> {
             UploadState::TooLarge => {
                 return Refusal::BodyTooLarge { max: self.route.settings.max_body.map_or(u64::MAX, |max| max.0) };
             }
-            UploadState::Done | UploadState::Running | UploadState::Waiting => {}
+            UploadState::Done | UploadState::Running => {}
         }
         let upstream = &self.route.upstream;
         upstream.metrics.failed(error.kind());

@@ -74,6 +74,11 @@ pub struct Timer(Arc<Watch>);
 pub struct Elapsed;
 
 impl Timer {
+    /// Whether bytes of the request are wanted and have not come.
+    pub fn is_awaiting_client(&self) -> bool {
+        self.0.is_set(Phase::Read)
+    }
+
     /// Makes the connection end in a reset: for a response that was cut where an orderly end would look complete.
     pub fn reset_connection(&self) {
         self.0.set_cut();

@@ -82,6 +82,10 @@ impl Watch {
         self.set(phase, Moment::NEVER);
     }
 
+    pub(super) fn is_set(&self, phase: Phase) -> bool {
+        self.deadlines[phase as usize].load(Ordering::Relaxed) != Moment::NEVER.0
+    }
+
     /// Sets the deadline unless an earlier one is set.
     pub(super) fn lower(&self, phase: Phase, deadline: Moment) {
         self.deadlines[phase as usize].fetch_min(deadline.0, Ordering::Relaxed);

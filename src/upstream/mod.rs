@@ -27,7 +27,7 @@ use crate::settings::{ByteSize, settings};
 pub use pool::Lease;
 pub use url::Url;
 
-use pool::{Connection, Pools};
+use pool::{Connection, Driver, Pools};
 
 settings! {
     /// The options of an `[upstream.NAME]` besides `url` and `routes`.
@@ -148,11 +148,11 @@ where
         builder.max_headers(FIELDS_MAX);
         builder.max_buf_size(header_bytes_max.saturating_add(8_192).max(65_536));
         let (sender, driver) = builder.handshake(TokioIo::new(guarded)).await.map_err(UpstreamError::Reset)?;
-        tokio::spawn(async move {
+        let driving = tokio::spawn(async move {
             // Whoever waits for a response on this connection is told the error; there is nobody else to tell.
             let _ = driver.await;
         });
-        Ok(Connection { sender, state, slot })
+        Ok(Connection { sender, state, slot, _driver: Driver(driving.abort_handle()) })
     }
 }
 

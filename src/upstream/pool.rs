@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::SendRequest;
+use tokio::task::AbortHandle;
 
 use super::{OpenSlot, Upstream};
 use crate::http::framing::UpstreamState;
@@ -13,6 +14,17 @@ pub(super) struct Connection<B> {
     pub(super) state: UpstreamState,
     /// The connection's place among those that are open.
     pub(super) slot: OpenSlot,
+    pub(super) _driver: Driver,
+}
+
+/// The task that moves a connection's bytes. Ends with whoever holds the connection: hyper's own end waits for an
+/// upstream to take what is still to be written, which a stalled one never does, and holds the client's body until then.
+pub(super) struct Driver(pub(super) AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 struct Idle<B> {

