@@ -60,8 +60,7 @@ impl Demo {
     /// Sends a signal and returns the exit code and all that was printed after the guide.
     #[track_caller]
     fn end(&mut self, signal: &str) -> (Option<i32>, String) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().is_ok_and(|status| status.success()));
+        crate::harness::signal(&self.child, signal);
         let mut rest = String::new();
         self.rest.read_to_string(&mut rest).expect("text");
         (self.child.wait().expect("it ends").code(), rest)

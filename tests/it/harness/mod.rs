@@ -30,7 +30,7 @@ pub use answer::Answer;
 pub use caller::{Caller, basic};
 pub use faulty_store::FaultyStore;
 pub use gate::Gate;
-pub use process::{Exit, Installation, Process, Served};
+pub use process::{Exit, Installation, Process, Served, signal};
 pub use setup::Setup;
 pub use upstream::{Recorded, Reply, Upstream};
 pub use wire::Wire;

@@ -78,8 +78,7 @@ impl Process {
     /// Sends a signal by name (`TERM`, `INT`, `HUP`, `KILL`).
     #[track_caller]
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("kill runs");
-        assert!(status.success(), "kill -s {name} {}", self.pid());
+        signal(&self.child, name);
     }
 
     pub fn pid(&self) -> u32 {
@@ -232,4 +231,19 @@ fn address_in(line: &str, field: &str) -> Option<SocketAddr> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     let value = line.get(field).or_else(|| line.get("fields")?.get(field))?;
     value.as_str()?.parse().ok()
+}
+
+/// Sends a signal by name to a child, without the `kill` program, which small images do not have.
+#[track_caller]
+pub fn signal(child: &Child, name: &str) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = match name {
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "KILL" => Signal::KILL,
+        "PIPE" => Signal::PIPE,
+        "TERM" => Signal::TERM,
+        other => panic!("no test sends {other}"),
+    };
+    kill_process(Pid::from_child(child), signal).unwrap_or_else(|error| panic!("{name} to {}: {error}", child.id()));
 }
