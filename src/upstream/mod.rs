@@ -42,7 +42,8 @@ settings! {
         pub idle_timeout: Duration = Duration::from_secs(55),
         /// Unused connections that each worker keeps.
         pub idle_max: NonZeroU32 = NonZeroU32::new(256).unwrap_or(NonZeroU32::MIN),
-        /// Connections at a time, over all workers. One more request than that is refused with 503.
+        /// Connections at a time, over all workers, unused ones included as long as nobody needs their room. One more
+        /// request than that is refused with 503.
         pub connections_max: NonZeroU32 = NonZeroU32::new(4_096).unwrap_or(NonZeroU32::MIN),
         /// The largest head of a response.
         pub header_bytes_max: ByteSize = ByteSize::kib(64),
@@ -55,7 +56,7 @@ const FIELDS_MAX: usize = 256;
 /// Why an exchange ended without a response head.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    #[error("all connections are in use")]
+    #[error("there is no room for another connection")]
     Busy,
     #[error("connecting timed out")]
     ConnectTimeout,
