@@ -249,7 +249,7 @@ impl Streamed {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             return match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Pending => self.wait(),
+                Poll::Pending => self.wait(cx),
                 Poll::Ready(None) => {
                     self.finish();
                     Poll::Ready(None)
@@ -276,13 +276,13 @@ impl Streamed {
     }
 
     /// Waits for the next piece, up to the upstream's patience and the request's deadline.
-    fn wait(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let (body_timeout, until) = (self.body_timeout, self.until);
         let at = *self.wait_until.get_or_insert_with(|| {
             let idle = Instant::now() + body_timeout;
             until.map_or(idle, |until| until.min(idle))
         });
-        match self.timer.poll_bounded(at, Poll::<()>::Pending) {
+        match self.timer.poll_bounded(at, cx, Poll::<()>::Pending) {
             Poll::Ready(_) => {
                 // The request's own deadline says nothing against the upstream.
                 if until.is_none_or(|until| at < until) {

@@ -1,7 +1,7 @@
 //! One client connection from accept to close: hyper behind the guard, with one timer for all that it waits for.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +16,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
 use super::drain::Draining;
-use super::exchange::{Exchange, Handler};
+use super::exchange::{ConnectionInfo, Exchange, Handler};
 use super::guard::Guarded;
 use super::settings::Client;
 use super::watch::{Moment, Phase, Watch};
@@ -48,17 +48,22 @@ fn buffer_bytes(client: &Client) -> usize {
 ///
 /// # Errors
 /// What hyper ended with; worth a debug line, since clients come and go.
-pub(super) async fn serve_connection<H: Handler>(
+pub(super) async fn serve_connection<S, H>(
     protocol: &http1::Builder,
-    socket: TcpStream,
-    peer: SocketAddr,
+    socket: S,
+    info: ConnectionInfo,
     client: &Client,
     handler: H,
     draining: &Draining,
-) -> hyper::Result<()> {
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + AsFd + Unpin,
+    H: Handler,
+{
     let watch = Arc::new(Watch::new(Instant::now()));
     let guarded = TokioIo::new(Guarded::new(socket, client, Arc::clone(&watch)));
-    let service = Service { handler, peer, watch: Arc::clone(&watch), ordinal: AtomicU64::new(0) };
+    let service =
+        Service { handler, connection: Arc::new(info), watch: Arc::clone(&watch), ordinal: AtomicU64::new(0) };
     let service = service_fn(move |request| service.call(request));
     let mut connection = pin!(protocol.serve_connection(guarded, service));
     let mut alarm = pin!(tokio::time::sleep(client.first_byte_timeout));
@@ -157,7 +162,7 @@ impl Silence {
 /// A handler on one connection.
 struct Service<H> {
     handler: H,
-    peer: SocketAddr,
+    connection: Arc<ConnectionInfo>,
     watch: Arc<Watch>,
     /// Of the last request, from 1.
     ordinal: AtomicU64,
@@ -170,7 +175,7 @@ impl<H: Handler> Service<H> {
     ) -> impl Future<Output = Result<Response<Tracked<H::Body>>, Infallible>> + use<H> {
         let ordinal = self.ordinal.fetch_add(1, Ordering::Relaxed) + 1;
         let malformed = self.watch.refusal_of(ordinal);
-        let exchange = Exchange::new(self.peer, malformed, Arc::clone(&self.watch));
+        let exchange = Exchange::new(Arc::clone(&self.connection), malformed, Arc::clone(&self.watch));
         let busy = Busy::new(Arc::clone(&self.watch));
         let handler = self.handler.clone();
         async move {

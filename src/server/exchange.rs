@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -28,22 +28,33 @@ pub trait Handler: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
+/// Where a connection comes from.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+}
+
 /// One request's surroundings.
 #[derive(Clone, Debug)]
 pub struct Exchange {
-    peer: SocketAddr,
+    connection: Arc<ConnectionInfo>,
     malformed: Option<Malformed>,
     timer: Timer,
 }
 
 impl Exchange {
-    pub(super) fn new(peer: SocketAddr, malformed: Option<Malformed>, watch: Arc<Watch>) -> Self {
-        Self { peer, malformed, timer: Timer(watch) }
+    pub(super) fn new(connection: Arc<ConnectionInfo>, malformed: Option<Malformed>, watch: Arc<Watch>) -> Self {
+        Self { connection, malformed, timer: Timer(watch) }
+    }
+
+    pub fn connection(&self) -> &ConnectionInfo {
+        &self.connection
     }
 
     /// The other end of the connection.
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.connection.peer
     }
 
     /// Why what the client sent was no valid request. The request is then a stand-in without meaning: refuse it with
@@ -90,12 +101,16 @@ impl Timer {
     /// [`Elapsed`] when the future was not ready in time. It is dropped.
     pub async fn bounded<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
-        std::future::poll_fn(|cx| self.poll_bounded(at, future.as_mut().poll(cx))).await
+        std::future::poll_fn(|cx| {
+            let poll = future.as_mut().poll(cx);
+            self.poll_bounded(at, cx, poll)
+        })
+        .await
     }
 
     /// The same for a poll function: passes on what is ready, and tells the timer of `at` otherwise. `at` must be given
     /// again at every poll.
-    pub fn poll_bounded<T>(&self, at: Instant, poll: Poll<T>) -> Poll<Result<T, Elapsed>> {
+    pub fn poll_bounded<T>(&self, at: Instant, _cx: &mut Context<'_>, poll: Poll<T>) -> Poll<Result<T, Elapsed>> {
         if let Poll::Ready(value) = poll {
             return Poll::Ready(Ok(value));
         }

@@ -21,7 +21,7 @@ mod workers;
 mod tests;
 
 pub use drain::{Drain, Draining, drain};
-pub use exchange::{Elapsed, Exchange, Handler, Timer};
+pub use exchange::{ConnectionInfo, Elapsed, Exchange, Handler, Timer};
 pub use listener::{BindError, Listeners};
 pub use serve::{Context, Slots, serve};
 pub use settings::{Client, Listen, Shutdown, WorkerCount};

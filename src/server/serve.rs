@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 
 use super::connection;
 use super::drain::Draining;
-use super::exchange::Handler;
+use super::exchange::{ConnectionInfo, Handler};
 use super::settings::Client;
 use crate::metrics::Metrics;
 
@@ -137,8 +137,9 @@ impl<H: Handler> AcceptLoop<H> {
         let (protocol, client) = (Arc::clone(&self.protocol), Arc::clone(&self.client));
         let (handler, draining) = (self.handler.clone(), self.draining.clone());
         let open = Open::new(Arc::clone(&self.metrics), slot);
+        let info = ConnectionInfo { peer };
         self.connections.spawn(async move {
-            let served = connection::serve_connection(&protocol, socket, peer, &client, handler, &draining).await;
+            let served = connection::serve_connection(&protocol, socket, info, &client, handler, &draining).await;
             if let Err(error) = served {
                 debug!(%peer, %error, "connection ended");
             }

@@ -1,31 +1,10 @@
-//! Idle connections of one upstream: last in, first out, a shelf for each worker.
+//! Idle connections of one target: last in, first out, a shelf for each worker.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
-use tokio::task::AbortHandle;
-
-use super::{OpenSlot, Upstream};
-use crate::http::framing::UpstreamState;
-
-pub(super) struct Connection<B> {
-    pub(super) sender: SendRequest<B>,
-    pub(super) state: UpstreamState,
-    /// The connection's place among those that are open.
-    pub(super) slot: OpenSlot,
-    pub(super) _driver: Driver,
-}
-
-/// The task that moves a connection's bytes. Ends with whoever holds the connection: hyper's own end waits for an
-/// upstream to take what is still to be written, which a stalled one never does, and holds the client's body until then.
-pub(super) struct Driver(pub(super) AbortHandle);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+use super::connection::Connection;
+use super::target::{OpenSlot, Target};
 
 struct Idle<B> {
     connection: Connection<B>,
@@ -54,9 +33,9 @@ impl<B> Pools<B> {
         while position > 0 {
             position -= 1;
             let candidate = &idle[position];
-            if candidate.connection.sender.is_closed() || candidate.since.elapsed() > idle_timeout {
+            if candidate.connection.is_closed() || candidate.since.elapsed() > idle_timeout {
                 idle.remove(position);
-            } else if candidate.connection.sender.is_ready() {
+            } else if candidate.connection.is_ready() {
                 return Some(idle.remove(position).connection);
             }
         }
@@ -85,7 +64,7 @@ impl<B> Pools<B> {
     /// Drops what has been unused for `idle_timeout`. Returns whether anything is left.
     fn prune(&self, worker: usize, idle_timeout: Duration) -> bool {
         let mut shelf = self.shelf(worker);
-        shelf.idle.retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() <= idle_timeout);
+        shelf.idle.retain(|idle| !idle.connection.is_closed() && idle.since.elapsed() <= idle_timeout);
         shelf.swept = !shelf.idle.is_empty();
         shelf.swept
     }
@@ -98,35 +77,35 @@ impl<B> Pools<B> {
 
 /// A connection whose response body is still being read. Dropped without [`Lease::finish`], the connection closes.
 pub struct Lease<B> {
-    upstream: Arc<Upstream<B>>,
+    target: Arc<Target<B>>,
     worker: usize,
     connection: Connection<B>,
 }
 
 impl<B: Send + 'static> Lease<B> {
-    pub(super) fn new(upstream: Arc<Upstream<B>>, worker: usize, connection: Connection<B>) -> Self {
-        Self { upstream, worker, connection }
+    pub(super) fn new(target: Arc<Target<B>>, worker: usize, connection: Connection<B>) -> Self {
+        Self { target, worker, connection }
     }
 
     /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
     pub fn finish(self) {
-        if self.connection.sender.is_closed() || !self.connection.state.is_clean() {
+        if self.connection.is_closed() || !self.connection.is_clean() {
             return;
         }
-        let max = usize::try_from(self.upstream.settings.idle_max.get()).unwrap_or(usize::MAX);
-        if self.upstream.pools.put(self.worker, self.connection, max) {
-            let idle_timeout = self.upstream.settings.idle_timeout;
-            tokio::spawn(sweep(Arc::downgrade(&self.upstream), self.worker, idle_timeout));
+        let max = usize::try_from(self.target.settings.idle_max.get()).unwrap_or(usize::MAX);
+        if self.target.pools.put(self.worker, self.connection, max) {
+            let idle_timeout = self.target.settings.idle_timeout;
+            tokio::spawn(sweep(Arc::downgrade(&self.target), self.worker, idle_timeout));
         }
     }
 }
 
-/// Drops stale connections of one shelf until it is empty or the upstream is gone.
-async fn sweep<B: Send + 'static>(upstream: Weak<Upstream<B>>, worker: usize, idle_timeout: Duration) {
+/// Drops stale connections of one shelf until it is empty or the target is gone.
+async fn sweep<B: Send + 'static>(target: Weak<Target<B>>, worker: usize, idle_timeout: Duration) {
     loop {
         tokio::time::sleep(idle_timeout / 2).await;
-        let Some(upstream) = upstream.upgrade() else { return };
-        if !upstream.pools.prune(worker, idle_timeout) {
+        let Some(target) = target.upgrade() else { return };
+        if !target.pools.prune(worker, idle_timeout) {
             return;
         }
     }
