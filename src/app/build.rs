@@ -90,7 +90,9 @@ pub(super) fn gate(config: &Config, keyring: &Arc<Keyring>, metrics: &Metrics) -
         let name: Arc<str> = pattern.to_string().into();
         let metrics = metrics.route(&name, &upstream.name);
         let bucket = route_bucket(&line.settings);
-        (pattern.clone(), Route { name, settings: line.settings.clone(), upstream, metrics, bucket })
+        let settings = line.settings.clone();
+        let requirement = Arc::new(settings.requirement.clone());
+        (pattern.clone(), Route { name, settings, requirement, upstream, metrics, bucket })
     };
     let Ok(table) = Table::build(config.routes.lines().map(route).collect()) else {
         bail!("the routes contradict each other, which the configuration's reader should have told");

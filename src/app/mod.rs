@@ -23,7 +23,7 @@ use crate::keyring::Keyring;
 use crate::limit::Failures;
 use crate::metrics::Metrics;
 use crate::ops::Readiness;
-use crate::proxy::{Door, Proxy, Serves};
+use crate::proxy::{self, Door, Proxy, Serves};
 use crate::server::{self, Drain, Listeners, Slots, Workers};
 use crate::store::Store;
 
@@ -122,9 +122,12 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
         anyhow::bail!("the key store is empty; make a first key with: portcullis init, or set keys.root_key_file");
     }
     let gate = build::gate(&config, &keyring, &metrics)?;
+    let workers = config.listen.workers.get();
+    let running = proxy::Running::new(workers, Arc::clone(&keyring), Arc::clone(&metrics));
     let proxy = Arc::new(Proxy {
         gate: arc_swap::ArcSwap::from_pointee(gate),
         keyring,
+        running,
         failures: Failures::new(&config.limits.failures),
         metrics,
         control: control.handle(),
@@ -153,6 +156,9 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     let workers =
         server::run_workers(public, &context, move |worker| Door::new(Arc::clone(&worker_proxy), worker, serves))
             .context("cannot start the workers")?;
+
+    // Ends with the control runtime.
+    control.handle().spawn(Arc::clone(&proxy.running).watch());
 
     let readiness = Arc::new(Readiness::default());
     readiness.store_opened();

@@ -5,6 +5,7 @@
 //! cannot put it back after.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use moka::policy::EvictionPolicy;
@@ -24,6 +25,8 @@ pub(super) struct Known {
     directory: RwLock<Directory>,
     holders: Cache<KeyId, Arc<Holder>>,
     limits: KeyLimits,
+    /// How many changes were made known.
+    epoch: AtomicU64,
     changed: watch::Sender<()>,
     metrics: Arc<Metrics>,
 }
@@ -40,6 +43,7 @@ impl Known {
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
             limits,
+            epoch: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             metrics,
         };
@@ -55,6 +59,11 @@ impl Known {
     pub(super) fn directory(&self) -> RwLockReadGuard<'_, Directory> {
         // Changed in steps that do not panic, so what a panic elsewhere leaves behind is whole.
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Grows with every change, before [`Known::changes`] tells of it.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// Tells when the directory has changed.
@@ -89,6 +98,7 @@ impl Known {
         }
         self.count(&directory);
         drop(directory);
+        self.epoch.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
     }
 

@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use self::directory::Entry;
@@ -88,6 +88,16 @@ pub struct Draft {
 pub struct Changes {
     pub name: Option<KeyName>,
     pub scopes: Option<ScopeSet>,
+}
+
+/// What has become of a key that was looked up before.
+pub enum Standing {
+    /// As it is now.
+    Changed(Arc<Holder>),
+    Current,
+    Gone,
+    /// Changed, and not in memory: [`Keyring::present`] reads it.
+    Unread,
 }
 
 /// The store cannot answer: neither that there is such a key nor that there is none.
@@ -229,6 +239,33 @@ impl Keyring {
             Some(present) => Ok(Some(present)),
             None => self.look_up(record.id, record.digest).await,
         }
+    }
+
+    /// How the key of `holder` stands now. Reads no disk and waits for none; `Gone` is told as soon as a deletion is
+    /// answered.
+    pub fn standing(&self, holder: &Holder) -> Standing {
+        let record = holder.record();
+        let revision = match self.known.holder(&record.id) {
+            Some(present) if present.record().revision == record.revision => return Standing::Current,
+            Some(present) if present.record().digest.matches(&record.digest) => return Standing::Changed(present),
+            Some(_) => return Standing::Gone,
+            None => self.known.directory().revision(&record.id),
+        };
+        match revision {
+            None => Standing::Gone,
+            Some(revision) if revision == record.revision => Standing::Current,
+            Some(_) => Standing::Unread,
+        }
+    }
+
+    /// Grows with every change of a key. While it stays the same, a holder that was looked up since is current.
+    pub fn epoch(&self) -> u64 {
+        self.known.epoch()
+    }
+
+    /// Tells of every change of a key, after it counts for look-ups, [`Keyring::standing`] and [`Keyring::epoch`].
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.known.changes()
     }
 
     async fn look_up(&self, id: KeyId, digest: Digest) -> Result<Option<Arc<Holder>>, Unavailable> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::key::{KeyId, KeyRecord};
-use crate::metrics::AuditOperation;
+use crate::metrics::{AuditOperation, Cut};
 
 pub(super) const ACCESS: &str = "access";
 pub(super) const AUDIT: &str = "audit";
@@ -27,6 +27,8 @@ pub struct Access<'a> {
     pub bytes: u64,
     /// Whether the client was sent the response to its end.
     pub complete: bool,
+    /// Why the request was ended while it ran; `None`: it was not.
+    pub cut: Option<Cut>,
     pub in_gate: Duration,
     /// `None` when the request was not forwarded.
     pub at_upstream: Option<Duration>,
@@ -43,6 +45,7 @@ impl Access<'_> {
             route = self.route,
             status = self.status,
             complete = self.complete,
+            cut = self.cut.map(Cut::as_str),
             key.id = self.key.map(display),
             bytes = self.bytes,
             gate_us = microseconds(self.in_gate),

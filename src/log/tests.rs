@@ -61,6 +61,7 @@ fn access(method: &str) -> Access<'_> {
         key: Some(key()),
         bytes: 12,
         complete: true,
+        cut: None,
         in_gate: Duration::from_micros(34),
         at_upstream: Some(Duration::from_micros(56)),
     }

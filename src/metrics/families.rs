@@ -10,7 +10,7 @@ use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::cells::{Bounds, Observations};
 use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
-use super::labels::{AuditOperation, LimitKind, Outcome, StoreOperation, UpstreamFailure};
+use super::labels::{AuditOperation, Cut, LimitKind, Outcome, StoreOperation, UpstreamFailure};
 use super::process::Process;
 use super::{LOCAL_BOUNDS, Metrics};
 use crate::key::Kind;
@@ -134,7 +134,16 @@ fn keyring(metrics: &Metrics) -> Vec<MetricFamily> {
     let backlog = metrics.cold.last_used_backlog.load(Ordering::Relaxed);
     let flushed = metrics.cold.last_used_flushed.load(Ordering::Relaxed);
     let age = metrics.clock.now().unix().saturating_sub(flushed);
+    let cuts = Cut::EVERY.iter().map(|cut| {
+        let ended = metrics.cold.cuts[*cut as usize].load(Ordering::Relaxed);
+        count(&[("reason", cut.as_str())], ended)
+    });
     let mut families = vec![
+        counter(
+            "portcullis_requests_cut_total",
+            "Running requests that were ended since their key admits them no more, when each is.",
+            cuts,
+        ),
         counter("portcullis_key_cache_lookups_total", "Keys looked for in memory, by what was found.", lookups),
         gauge("portcullis_keys", "Keys in the store, by kind; after each change.", keys),
         counter("portcullis_audit_changes_total", "Changes of keys, when each is durable.", audited),

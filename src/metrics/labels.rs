@@ -64,6 +64,15 @@ labels! {
 }
 
 labels! {
+    /// Why a request that ran under a key was ended.
+    pub enum Cut {
+        KeyDeleted = "key_deleted",
+        /// The key holds no longer what the route needs.
+        ScopeLost = "scope_lost",
+    }
+}
+
+labels! {
     /// Which limiter refused.
     pub enum LimitKind {
         Address = "address",

@@ -24,7 +24,7 @@ use handles::Handles;
 
 pub use cells::enter_worker;
 pub use handles::{RouteMetrics, UpstreamMetrics};
-pub use labels::{AuditOperation, LimitKind, Outcome, StoreOperation, UpstreamFailure};
+pub use labels::{AuditOperation, Cut, LimitKind, Outcome, StoreOperation, UpstreamFailure};
 
 /// The `route` label of requests that no route matched.
 pub const NO_ROUTE: &str = "(none)";
@@ -66,6 +66,7 @@ struct Cold {
     audited: [AtomicU64; AuditOperation::COUNT],
     /// Unix seconds.
     config_loaded: AtomicI64,
+    cuts: [AtomicU64; Cut::COUNT],
     keys: [AtomicU64; Kind::EVERY.len()],
     last_used_backlog: AtomicU64,
     /// Unix seconds.
@@ -161,6 +162,11 @@ impl Metrics {
         if result.is_err() {
             add_one(&self.cold.store_errors[operation as usize]);
         }
+    }
+
+    /// A running request was ended, since its key admits it no more.
+    pub fn cut(&self, cut: Cut) {
+        add_one(&self.cold.cuts[cut as usize]);
     }
 
     /// So many keys of this kind are in the store.

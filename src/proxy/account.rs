@@ -16,6 +16,7 @@ use crate::server::Exchange;
 
 use super::admit::Trail;
 use super::gate::Gate;
+use super::running::Run;
 
 /// The running account of one request. Dropped with the response's body, it records the request as ended.
 pub(super) struct Account {
@@ -42,6 +43,8 @@ pub(super) struct Account {
     pub(super) body_unread: bool,
     /// The place that the request takes in its key's concurrency limit.
     pub(super) slot: Option<Slot>,
+    /// The request's note among those that run under keys.
+    pub(super) run: Option<Run>,
     pub(super) request_id: Option<RequestId>,
     /// What the access log says; `None` while it is off.
     line: Option<AccessLine>,
@@ -74,6 +77,7 @@ impl Account {
             complete: false,
             body_unread: !request.body().is_end_stream(),
             slot: None,
+            run: None,
             request_id: None,
             line,
         }
@@ -120,6 +124,7 @@ impl Account {
             key: self.key,
             bytes: self.bytes,
             complete: self.complete,
+            cut: self.run.as_ref().and_then(Run::lost).map(|lost| lost.cut()),
             in_gate,
             at_upstream: self.upstream_time,
         }

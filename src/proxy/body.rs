@@ -29,6 +29,8 @@ pub enum BodyError {
     Broken(#[source] hyper::Error),
     #[error("the upstream's body broke off")]
     Cut(#[source] hyper::Error),
+    #[error("the key admits the request no more")]
+    Revoked,
     #[error("the response took longer than its deadline")]
     Stalled,
     #[error("the request's body is too large")]
@@ -209,8 +211,11 @@ impl HttpBody for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = match &mut self.kind {
+        let Self { kind, account } = &mut *self;
+        let run = account.as_ref().and_then(|account| account.run.as_ref());
+        let polled = match kind {
             BodyKind::Local(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            BodyKind::Streamed(streamed) if run.is_some_and(|run| run.poll_lost(cx).is_ready()) => streamed.revoke(),
             BodyKind::Streamed(streamed) => streamed.poll_frame(cx),
         };
         let ended = self.is_end_stream();
@@ -244,6 +249,12 @@ impl Streamed {
             self.timer.reset_connection();
         }
         polled
+    }
+
+    fn revoke(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // Takes back what the client's side of the machine has not delivered yet.
+        self.timer.reset_connection();
+        Poll::Ready(Some(Err(BodyError::Revoked)))
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {

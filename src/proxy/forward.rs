@@ -23,6 +23,7 @@ use super::account::Account;
 use super::admit::Admitted;
 use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
 use super::gate::{Gate, Route};
+use super::running::Run;
 use super::settings::CredentialSegment;
 use super::{Door, target};
 
@@ -32,6 +33,8 @@ pub(super) struct Passage<'p> {
     pub(super) exchange: &'p Exchange,
     pub(super) parts: Parts,
     pub(super) origin: Origin,
+    /// The keyring's before the request's key was looked up.
+    pub(super) epoch: u64,
 }
 
 type Answer = (Response<Incoming>, Lease<RequestBody>);
@@ -46,7 +49,7 @@ impl Door {
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
         let Admitted { permit, route, credential, .. } = admitted;
-        let Passage { gate, exchange, mut parts, origin } = passage;
+        let Passage { gate, exchange, mut parts, origin, epoch } = passage;
         let max = route.settings.max_body;
         let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
@@ -64,12 +67,16 @@ impl Door {
         }
         // RFC 9110 §2.5: each hop speaks its own version; what the client spoke says nothing about ours.
         let client_version = std::mem::replace(&mut parts.version, Version::HTTP_11);
+        if permit.key().is_some() {
+            account.run = Some(self.proxy.running.note(self.worker, permit, &route.requirement, epoch));
+        }
+        let run = account.run.as_ref();
         let upload = body.upload();
         let until = route.settings.timeout.map(|timeout| account.started + timeout);
         let sent = Instant::now();
         account.sent = Some(sent);
         let sending = route.upstream.send(Request::from_parts(parts, body), self.worker);
-        let answer = Wait { exchange, route, upload: &upload, sent, until }.for_head(sending).await;
+        let answer = Wait { exchange, route, run, upload: &upload, sent, until }.for_head(sending).await;
         let waited = sent.elapsed();
         account.elsewhere = waited;
         account.upstream_time = Some(waited);
@@ -77,6 +84,9 @@ impl Door {
         route.upstream.metrics.answered(waited);
         account.body_unread = false;
         account.status = response.status().as_u16();
+        if let Some(run) = &account.run {
+            run.sever_when_lost(exchange.timer());
+        }
         let streaming = Streaming { exchange, route, until, client_version };
         streaming.pass_on(response, lease)
     }
@@ -104,13 +114,26 @@ fn hide_credential(
 struct Wait<'w> {
     exchange: &'w Exchange,
     route: &'w Route,
+    run: Option<&'w Run>,
     upload: &'w Arc<Upload>,
     sent: Instant,
     until: Option<Instant>,
 }
 
 impl Wait<'_> {
+    /// As long as the key admits the request: a long poll may wait for hours.
     async fn for_head(&self, sending: impl Future<Output = Result<Answer, UpstreamError>>) -> Result<Answer, Refusal> {
+        let answering = self.for_answer(sending);
+        match self.run {
+            Some(run) => run.unless_lost(answering).await?,
+            None => answering.await,
+        }
+    }
+
+    async fn for_answer(
+        &self,
+        sending: impl Future<Output = Result<Answer, UpstreamError>>,
+    ) -> Result<Answer, Refusal> {
         let mut sending = pin!(sending);
         let mut since = self.sent;
         loop {

@@ -9,6 +9,7 @@ use crate::credential::Source;
 use crate::http::{Challenge, Refusal};
 use crate::limit::Bucket;
 use crate::metrics::RouteMetrics;
+use crate::policy::Requirement;
 use crate::route::Table;
 use crate::upstream::Upstream;
 
@@ -37,6 +38,8 @@ pub struct Route {
     /// The pattern as configured, for logs.
     pub name: Arc<str>,
     pub settings: RouteSettings,
+    /// That of `settings`, for requests that outlive this table.
+    pub requirement: Arc<Requirement>,
     pub upstream: Arc<Upstream<RequestBody>>,
     pub metrics: Arc<RouteMetrics>,
     pub bucket: Option<Bucket>,

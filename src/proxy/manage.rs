@@ -14,6 +14,7 @@ use crate::http::Refusal;
 use crate::http::headers::Origin;
 use crate::keyring::Holder;
 use crate::metrics::Outcome;
+use crate::policy;
 use crate::route::Path;
 use crate::server::Exchange;
 
@@ -34,6 +35,8 @@ pub(super) struct Call<'c> {
     pub(super) parts: Parts,
     pub(super) origin: Origin,
     pub(super) caller: Arc<Holder>,
+    /// The keyring's before the key was looked up.
+    pub(super) epoch: u64,
 }
 
 impl Door {
@@ -62,11 +65,17 @@ impl Door {
         body: Incoming,
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
-        let Call { gate, exchange, parts, origin, caller } = call;
+        let Call { gate, exchange, parts, origin, caller, epoch } = call;
         let deadline = account.started + ANSWER_TIMEOUT;
         gate.admin.admit(&parts, &caller)?;
         let collecting = Instant::now();
-        let body = exchange.bounded(deadline, collect(body)).await.map_err(|_| Refusal::BodyTimeout)??;
+        let any_key = self.proxy.running.any_key();
+        let permit = policy::authorize(any_key, Some(Arc::clone(&caller)))?;
+        let run = account.run.insert(self.proxy.running.note(self.worker, permit, any_key, epoch));
+        let collected = run.unless_lost(exchange.bounded(deadline, collect(body))).await?;
+        let body = collected.map_err(|_| Refusal::BodyTimeout)??;
+        // From here on the call may be what deletes its own key.
+        account.run = None;
         account.elsewhere = collecting.elapsed();
         account.body_unread = false;
         // The body may have been long in coming: the call is judged by what the key is and holds now.

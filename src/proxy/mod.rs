@@ -9,6 +9,7 @@ mod body;
 mod forward;
 mod gate;
 mod manage;
+mod running;
 mod settings;
 mod target;
 
@@ -30,6 +31,7 @@ pub use admit::{Admitted, Head, Trail};
 pub(crate) use admit::{check_opt_ins, without_port};
 pub use body::{Body, RequestBody};
 pub use gate::{Gate, Route};
+pub use running::Running;
 pub use settings::{CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings};
 
 use account::Account;
@@ -41,6 +43,8 @@ pub struct Proxy {
     /// The present configuration's routes: a request keeps the one that it began with.
     pub gate: arc_swap::ArcSwap<Gate>,
     pub keyring: Arc<Keyring>,
+    /// What ends when its key admits it no more.
+    pub running: Arc<Running>,
     pub failures: Failures,
     pub metrics: Arc<Metrics>,
     /// Where the key API's calls run, so that a slow one slows no request.
@@ -107,11 +111,12 @@ impl Door {
         if self.serves != Serves::KeysOnly {
             gate.check_host(admit::host_name(&parts.headers))?;
         }
+        let epoch = self.proxy.keyring.epoch();
         let head = Head { parts: &parts, origin, now: account.started };
         if self.owns(gate, parts.uri.path()) {
             account.enter_managed(gate);
             let caller = self.admit_call(gate, head, account).await?;
-            return self.manage(Call { gate, exchange, parts, origin, caller }, body, account).await;
+            return self.manage(Call { gate, exchange, parts, origin, caller, epoch }, body, account).await;
         }
         let mut trail = Trail::default();
         let admitted = self.proxy.admit(gate, head, &mut trail).await;
@@ -122,7 +127,7 @@ impl Door {
             Some(_) => Outcome::Admitted,
             None => Outcome::AdmittedPublic,
         });
-        self.forward(admitted, Passage { gate, exchange, parts, origin }, body, account).await
+        self.forward(admitted, Passage { gate, exchange, parts, origin, epoch }, body, account).await
     }
 
     fn refuse(&self, refusal: Refusal, gate: &Gate, mut account: Account) -> Response<Body> {
@@ -152,7 +157,8 @@ impl Door {
             Refusal::RouteRateLimited { .. } => metrics.limited(LimitKind::RouteRate),
             _ => {}
         }
-        if refusal.is_failed_authentication() {
+        // A key that was deleted while its request ran is no guess at one.
+        if refusal.is_failed_authentication() && !account.admitted {
             self.proxy.failures.failed(account.client, Instant::now());
         }
     }

@@ -86,6 +86,10 @@ where
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
+            // Here only while the client takes nothing: hyper polls no response body then.
+            if watch.is_severed() {
+                return Poll::Ready(Ok(()));
+            }
             let silence_ends = silence.deadline(&watch);
             ready!(poll_alarm(alarm.as_mut(), cx, &watch, silence_ends));
             if silence_ends.is_some_and(|deadline| watch.has_expired(deadline)) {

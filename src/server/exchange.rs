@@ -95,6 +95,12 @@ impl Timer {
         self.0.set_cut();
     }
 
+    /// Ends the response by a reset when its task is polled next, even while the client takes nothing of it. May be
+    /// called from any thread; wakes nobody.
+    pub fn sever(&self) {
+        self.0.sever();
+    }
+
     /// Waits for `future`, at most until `at`. Nests; the earliest deadline counts.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What one connection is waiting for and until when, shared by its guard, its handler and its timer.
 //!
-//! All of them run in the connection's own task, so the atomics are for `Send` and never contend. Times are whole
+//! All of them run in the connection's own task, so the atomics are for `Send` and never contend ([`Watch::sever`] comes
+//! from elsewhere, and rarely). Times are whole
 //! milliseconds since the connection was accepted; deadlines are rounded up and the present down, so that none is early.
 
 use std::sync::OnceLock;
@@ -41,6 +42,8 @@ pub(super) struct Watch {
     is_busy: AtomicBool,
     /// Whether the connection must end in a reset: its last response was cut.
     is_cut: AtomicBool,
+    /// Whether it must end now, whatever is still to be sent.
+    is_severed: AtomicBool,
     /// The number of the request that stands in for a malformed one, from 1, and why.
     refusal: OnceLock<(u64, Malformed)>,
 }
@@ -56,6 +59,7 @@ impl Watch {
             is_between: AtomicBool::new(true),
             is_busy: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            is_severed: AtomicBool::new(false),
             refusal: OnceLock::new(),
         }
     }
@@ -135,6 +139,16 @@ impl Watch {
 
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Relaxed)
+    }
+
+    /// The one call that comes from other tasks.
+    pub(super) fn sever(&self) {
+        self.set_cut();
+        self.is_severed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_severed(&self) -> bool {
+        self.is_severed.load(Ordering::Acquire)
     }
 
     /// Only the first refusal counts: nothing is read after it.

@@ -16,4 +16,5 @@ mod presets;
 mod process;
 mod readme;
 mod real_clients;
+mod revocation;
 mod spec;

@@ -12,7 +12,7 @@ use crate::harness::{Caller, DEADLINE, FaultyStore, Gate, Installation, Process,
 const QUERY: &str = "/api/v1/query";
 
 /// The families that dashboards and alerts are built on.
-const FAMILIES: [&str; 25] = [
+const FAMILIES: &[&str] = &[
     "portcullis_admissions_total",
     "portcullis_audit_changes_total",
     "portcullis_build_info",
@@ -27,6 +27,7 @@ const FAMILIES: [&str; 25] = [
     "portcullis_last_used_backlog",
     "portcullis_last_used_flush_age_seconds",
     "portcullis_limited_total",
+    "portcullis_requests_cut_total",
     "portcullis_requests_in_flight",
     "portcullis_requests_total",
     "portcullis_store_operation_duration_seconds",
