@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use tokio::runtime::Handle;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{Config, RouteConfig};
+use crate::config::{Config, RouteConfig, UpstreamConfig};
 use crate::http::Challenge;
 use crate::key::KeySecret;
 use crate::keyring::Keyring;
@@ -15,7 +16,7 @@ use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
 use crate::proxy::{Gate, RequestBody, Route, RouteSettings};
 use crate::route::{Pattern, Table};
 use crate::store::{SledStore, Store, StoreError};
-use crate::upstream::Upstream;
+use crate::upstream::{Environment, Upstream};
 
 use super::control::Control;
 
@@ -75,16 +76,20 @@ pub fn initialise(config: &Config) -> anyhow::Result<KeySecret> {
 }
 
 /// Everything that requests are judged by.
-pub(super) fn gate(config: &Config, keyring: &Arc<Keyring>, metrics: &Metrics) -> anyhow::Result<Gate> {
-    let workers = config.listen.workers.get();
-    let upstreams: Vec<Arc<Upstream<RequestBody>>> = config
-        .upstreams
-        .iter()
-        .map(|upstream| {
-            let (name, url) = (upstream.name.clone(), upstream.url.clone());
-            Arc::new(Upstream::new(name, url, upstream.settings.clone(), workers, metrics))
-        })
-        .collect();
+///
+/// `previous` are the upstreams of the gate whose place this one takes.
+pub(super) fn gate(
+    config: &Config,
+    keyring: &Arc<Keyring>,
+    metrics: &Metrics,
+    control: &Handle,
+    previous: &[Arc<Upstream<RequestBody>>],
+) -> anyhow::Result<Gate> {
+    let environment = Environment { workers: config.listen.workers.get(), metrics, control };
+    let succeed = |UpstreamConfig { name, urls, settings }: &UpstreamConfig| {
+        Upstream::succeed(previous, name, urls, settings, &environment)
+    };
+    let upstreams: Vec<Arc<Upstream<RequestBody>>> = config.upstreams.iter().map(succeed).collect();
     let route = |(pattern, line): (&Pattern, &RouteConfig)| {
         let upstream = Arc::clone(&upstreams[line.upstream]);
         let name: Arc<str> = pattern.to_string().into();
@@ -99,6 +104,7 @@ pub(super) fn gate(config: &Config, keyring: &Arc<Keyring>, metrics: &Metrics) -
     };
     Ok(Gate {
         table,
+        upstreams,
         requests: config.requests.clone(),
         sources: config.credentials.from.clone(),
         challenge: Challenge::basic(config.credentials.realm.as_str()),

@@ -121,7 +121,7 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
     if keyring.keys() == 0 {
         anyhow::bail!("the key store is empty; make a first key with: portcullis init, or set keys.root_key_file");
     }
-    let gate = build::gate(&config, &keyring, &metrics)?;
+    let gate = build::gate(&config, &keyring, &metrics, &control.handle(), &[])?;
     let workers = config.listen.workers.get();
     let running = proxy::Running::new(workers, Arc::clone(&keyring), Arc::clone(&metrics));
     let proxy = Arc::new(Proxy {
@@ -193,9 +193,13 @@ impl Running {
     /// # Errors
     /// [`ReloadError`]; nothing has changed then.
     pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
+        let Proxy { keyring, metrics, control, gate, .. } = &*self.proxy;
+        let previous = gate.load();
         let reloaded = build::check_reloadable(&self.config, config)
-            .and_then(|()| build::gate(config, &self.proxy.keyring, &self.proxy.metrics).map_err(ReloadError::Invalid))
-            .map(|gate| self.proxy.gate.store(Arc::new(gate)));
+            .and_then(|()| {
+                build::gate(config, keyring, metrics, control, &previous.upstreams).map_err(ReloadError::Invalid)
+            })
+            .map(|next| gate.store(Arc::new(next)));
         self.proxy.metrics.reload(&reloaded);
         reloaded
     }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::admin::ListenerName;
-use crate::config::{Config, RouteConfig};
+use crate::config::{Config, RouteConfig, UpstreamConfig};
 use crate::policy::Requirement;
 use crate::route::Pattern;
 
@@ -65,7 +65,7 @@ fn line_json(config: &Config, pattern: &Pattern, line: &RouteConfig) -> Value {
         "route": pattern.to_string(),
         "requirement": requirement_json(&settings.requirement),
         "upstream": show::upstream(config, line.upstream),
-        "url": config.upstreams.get(line.upstream).map(|upstream| upstream.url.to_string()),
+        "urls": config.upstreams.get(line.upstream).map(urls),
         "timeout": settings.timeout.map(show::duration),
         "max_body": settings.max_body.map(show::size),
         "rate": settings.rate.map(show::rate),
@@ -75,6 +75,10 @@ fn line_json(config: &Config, pattern: &Pattern, line: &RouteConfig) -> Value {
         "allow_encoded_slash": settings.allow_encoded_slash,
         "allow_semicolon": settings.allow_semicolon,
     })
+}
+
+fn urls(upstream: &UpstreamConfig) -> Vec<String> {
+    upstream.urls.iter().map(ToString::to_string).collect()
 }
 
 /// As the configuration writes it.

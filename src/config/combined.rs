@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::ops;
 use crate::settings::{Node, Section};
-use crate::upstream::Url;
+use crate::upstream::{self, Url};
 
-use super::{Config, routes};
+use super::{Config, UpstreamConfig, routes};
 
 /// Reports what contradicts itself in `config`, which was read from `section`, the root `node`.
 pub(super) fn check(config: &Config, node: &Node<'_>, section: &mut Section<'_>) {
     check_addresses(config, node, section);
     check_mount(config, section);
-    check_effects(section);
+    check_effects(config, section);
 }
 
 /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
@@ -32,7 +32,7 @@ fn check_addresses(config: &Config, node: &Node<'_>, section: &mut Section<'_>) 
     let span = section.node("upstream").map_or(node.span(), |upstream| upstream.span());
     for upstream in &config.upstreams {
         for listener in [public, ops] {
-            if is_same_place(listener, &upstream.url) {
+            if upstream.urls.iter().any(|url| is_same_place(listener, url)) {
                 let message = format!("upstream.{} is this gate's own listener {listener}", upstream.name);
                 node.problem_at(span.clone(), message);
             }
@@ -78,14 +78,38 @@ fn check_mount(config: &Config, section: &mut Section<'_>) {
 }
 
 /// Options that nothing would come of beside the others.
-fn check_effects(section: &mut Section<'_>) {
+fn check_effects(config: &Config, section: &mut Section<'_>) {
     let key_limits = section.node("limits").and_then(|limits| inside(&limits)?.node("key"));
     if let Some(mut key_limits) = key_limits.as_ref().and_then(inside) {
         routes::check_burst(&mut key_limits);
     }
+    let entries = section.node("upstream").filter(|node| node.value().is_table()).and_then(|node| node.entries());
+    for entry in entries.iter().flatten() {
+        let upstream = config.upstreams.iter().find(|upstream| upstream.name == entry.name);
+        if let (Some(upstream), Some(mut section)) = (upstream, inside(&entry.node)) {
+            check_upstream(upstream, &mut section);
+        }
+    }
     let sources = section.node("credentials").and_then(|credentials| inside(&credentials)?.node("from"));
     if let Some(sources) = sources.filter(|sources| sources.value().as_array().is_some_and(|array| array.is_empty())) {
         sources.problem::<()>("credentials.from is empty: no request could carry a key; add \"basic\" or \"bearer\"");
+    }
+}
+
+/// What bounds a queue that nobody enters, and checks that ask for nothing.
+fn check_upstream(upstream: &UpstreamConfig, section: &mut Section<'_>) {
+    let (settings, default) = (&upstream.settings, upstream::Settings::default());
+    let (queue, timeout) = (section.node("queue"), section.node("queue_timeout"));
+    let queue = queue.filter(|_| settings.queue != default.queue);
+    let timeout = timeout.filter(|_| settings.queue_timeout != default.queue_timeout);
+    if let (Some(node), None) = (queue.or(timeout), settings.concurrency) {
+        let path = node.path();
+        node.problem::<()>(format!("{path} has no effect without a limit; add concurrency = 100 or leave it out"));
+    }
+    if let (Some(node), None) = (section.node("health"), &settings.health.path)
+        && settings.health != default.health
+    {
+        node.problem::<()>(format!("{} has no effect without a path; add path = \"/healthy\"", node.path()));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::route::Table;
 use crate::server;
 use crate::settings::{Node, Problems, Reading, Section, Source, Value};
 use crate::store;
-use crate::upstream::{self, Url};
+use crate::upstream::{self, Urls};
 
 /// Everything that the program needs to know, read and checked.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
     pub name: String,
-    pub url: Url,
+    pub urls: Urls,
     pub settings: upstream::Settings,
 }
 
@@ -189,8 +189,8 @@ fn read_upstreams(
             entry.node.problem_at(entry.name_span.clone(), message);
         }
         let Some(mut upstream) = entry.node.section() else { continue };
-        let url = match upstream.node("url") {
-            Some(url) => Url::read(&url),
+        let urls = match upstream.node("url") {
+            Some(url) => Urls::read(&url),
             None => entry.node.problem(format!("{} has no url; add url = \"http://HOST:PORT\"", entry.node.path())),
         };
         if let Some(routes) = upstream.node("routes") {
@@ -199,8 +199,8 @@ fn read_upstreams(
         let settings = upstream::Settings::fields(&mut upstream);
         upstream.finish();
         // An upstream without a URL is a problem already: the place is kept so that the routes' numbers stay right.
-        let url = url.unwrap_or_else(Url::unknown);
-        upstreams.push(UpstreamConfig { name: entry.name, url, settings });
+        let urls = urls.unwrap_or_else(Urls::unknown);
+        upstreams.push(UpstreamConfig { name: entry.name, urls, settings });
     }
     let table = reader.finish(Some(&node));
     (upstreams, table)

@@ -92,6 +92,8 @@ pub enum Refusal {
     UpstreamInvalid,
     #[error("the upstream did not answer in time")]
     UpstreamTimeout,
+    #[error("every target of the upstream is left out")]
+    UpstreamUnavailable { wait: Duration },
     #[error("the upstream cannot be reached")]
     UpstreamUnreachable,
 }
@@ -157,7 +159,9 @@ impl Refusal {
             Self::Malformed(malformed) => malformed.status(),
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UpstreamInvalid | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
-            Self::StoreUnavailable | Self::UpstreamBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreUnavailable | Self::UpstreamBusy | Self::UpstreamUnavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::RequestTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -197,6 +201,7 @@ impl Refusal {
             Self::UpstreamBusy => "upstream_busy",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamUnavailable { .. } => "upstream_unavailable",
             Self::UpstreamUnreachable => "upstream_unreachable",
         }
     }
@@ -241,6 +246,7 @@ impl Refusal {
             Self::UpstreamBusy => Outcome::UpstreamBusy,
             Self::UpstreamInvalid => Outcome::UpstreamInvalid,
             Self::UpstreamTimeout => Outcome::UpstreamTimeout,
+            Self::UpstreamUnavailable { .. } => Outcome::UpstreamUnavailable,
             Self::UpstreamUnreachable => Outcome::UpstreamUnreachable,
         }
     }
@@ -279,9 +285,10 @@ impl Refusal {
     /// How long the client should wait before it tries again; `None` where waiting changes nothing.
     fn wait(&self) -> Option<Duration> {
         match self {
-            Self::AddressLimited { wait } | Self::KeyRateLimited { wait, .. } | Self::RouteRateLimited { wait, .. } => {
-                Some(*wait)
-            }
+            Self::AddressLimited { wait }
+            | Self::KeyRateLimited { wait, .. }
+            | Self::RouteRateLimited { wait, .. }
+            | Self::UpstreamUnavailable { wait } => Some(*wait),
             Self::KeyConcurrencyLimited { .. } | Self::StoreUnavailable | Self::UpstreamBusy => {
                 Some(Duration::from_secs(1))
             }
@@ -343,6 +350,7 @@ impl Refusal {
             Self::UpstreamBusy => "The service behind this gate is at its limit. Try again.",
             Self::UpstreamInvalid => "The service behind this gate sent a response that cannot be passed on safely.",
             Self::UpstreamTimeout => "The service behind this gate did not answer in time.",
+            Self::UpstreamUnavailable { .. } => "The service behind this gate is down just now. Try again.",
             Self::UpstreamUnreachable => "The service behind this gate cannot be reached.",
         };
         text.to_owned()

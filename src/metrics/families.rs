@@ -10,8 +10,9 @@ use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::cells::{Bounds, Observations};
 use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
-use super::labels::{AuditOperation, Cut, LimitKind, Outcome, StoreOperation, UpstreamFailure};
+use super::labels::{AuditOperation, Cut, LimitKind, Outcome, Retry, StoreOperation, UpstreamFailure};
 use super::process::Process;
+use super::targets::TargetMetrics;
 use super::{LOCAL_BOUNDS, Metrics};
 use crate::key::Kind;
 
@@ -48,6 +49,7 @@ fn families(metrics: &Metrics) -> Vec<MetricFamily> {
     families.extend(connections(metrics));
     families.extend(keyring(metrics));
     families.extend(upstreams(metrics));
+    families.extend(targets(metrics));
     families.extend(life(metrics));
     families.extend(Process::read().map(process).unwrap_or_default());
     families
@@ -177,7 +179,7 @@ fn store(metrics: &Metrics) -> [MetricFamily; 2] {
     ]
 }
 
-fn upstreams(metrics: &Metrics) -> [MetricFamily; 2] {
+fn upstreams(metrics: &Metrics) -> [MetricFamily; 4] {
     let upstreams = metrics.handles.upstreams();
     let waits =
         upstreams.iter().map(|(name, handle)| spread(&[("upstream", name)], &UPSTREAM_BOUNDS, &handle.waited()));
@@ -186,6 +188,12 @@ fn upstreams(metrics: &Metrics) -> [MetricFamily; 2] {
             .iter()
             .map(move |failure| count(&[("upstream", name), ("kind", failure.as_str())], handle.failures(*failure)))
     });
+    let retries = upstreams.iter().flat_map(|(name, handle)| {
+        Retry::EVERY
+            .iter()
+            .map(move |retry| count(&[("upstream", name), ("outcome", retry.as_str())], handle.retries(*retry)))
+    });
+    let queued = upstreams.iter().map(|(name, handle)| level(&[("upstream", name)], signed(handle.queued())));
     [
         histogram(
             "portcullis_upstream_duration_seconds",
@@ -193,6 +201,71 @@ fn upstreams(metrics: &Metrics) -> [MetricFamily; 2] {
             waits,
         ),
         counter("portcullis_upstream_failures_total", "Requests that an upstream failed, by how.", failures),
+        counter(
+            "portcullis_upstream_retries_total",
+            "Attempts to send a request once more, by how each ended; or was not made, for want of budget.",
+            retries,
+        ),
+        gauge("portcullis_upstream_queue_length", "Requests that wait for upstream.NAME.concurrency.", queued),
+    ]
+}
+
+fn targets(metrics: &Metrics) -> [MetricFamily; 7] {
+    let targets = metrics.targets.all();
+    let of_each = |sample: fn(&TargetMetrics) -> f64| {
+        targets.iter().map(move |((upstream, target), handle)| {
+            level(&[("upstream", upstream), ("target", target)], sample(handle))
+        })
+    };
+    let counted = |number: fn(&TargetMetrics) -> u64| {
+        targets.iter().map(move |((upstream, target), handle)| {
+            count(&[("upstream", upstream), ("target", target)], number(handle))
+        })
+    };
+    let responses = targets.iter().flat_map(|((upstream, target), handle)| {
+        STATUS_CLASSES.into_iter().enumerate().skip(1).map(move |(class, name)| {
+            let labels = [("upstream", upstream.as_str()), ("target", target.as_str()), ("status_class", name)];
+            count(&labels, handle.responses(class))
+        })
+    });
+    let failures = targets.iter().flat_map(|((upstream, target), handle)| {
+        UpstreamFailure::EVERY.iter().filter(|failure| failure.is_of_target()).map(move |failure| {
+            let labels = [("upstream", upstream.as_str()), ("target", target.as_str()), ("kind", failure.as_str())];
+            count(&labels, handle.failures(*failure))
+        })
+    });
+    [
+        counter(
+            "portcullis_target_requests_total",
+            "Attempts to send a request to a target, when each begins.",
+            counted(TargetMetrics::requests),
+        ),
+        counter(
+            "portcullis_target_responses_total",
+            "Responses of a target, when the head of each has come.",
+            responses,
+        ),
+        counter("portcullis_target_failures_total", "Attempts that a target failed, by how.", failures),
+        counter(
+            "portcullis_target_ejections_total",
+            "How often a target was left out because requests to it failed.",
+            counted(TargetMetrics::ejections),
+        ),
+        gauge(
+            "portcullis_target_requests_in_flight",
+            "Requests that a target was given and whose response has not ended.",
+            of_each(|target| signed(target.in_flight())),
+        ),
+        gauge(
+            "portcullis_target_healthy",
+            "Whether a target passes its health checks; 1 without checks.",
+            of_each(|target| f64::from(u8::from(target.is_healthy()))),
+        ),
+        gauge(
+            "portcullis_target_ejected",
+            "Whether a target is left out because requests to it failed, or on trial after that.",
+            of_each(|target| f64::from(u8::from(target.is_ejected()))),
+        ),
     ]
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::cells::{Bounds, Histogram, Observations, Sharded, add_one};
-use super::labels::UpstreamFailure;
+use super::cells::{Bounds, Histogram, Observations, Sharded, add_one, subtract_one};
+use super::labels::{Retry, UpstreamFailure};
 
 const ROUTES_MAX: usize = 10_000;
 const UPSTREAMS_MAX: usize = 1_000;
@@ -65,6 +65,8 @@ pub struct UpstreamMetrics {
 struct UpstreamCells {
     waited: Histogram,
     failures: [AtomicU64; UpstreamFailure::COUNT],
+    retries: [AtomicU64; Retry::COUNT],
+    queued: AtomicU64,
 }
 
 impl UpstreamMetrics {
@@ -81,12 +83,34 @@ impl UpstreamMetrics {
         add_one(&self.cells.here().failures[failure as usize]);
     }
 
+    /// A request was sent once more, or should have been.
+    pub fn retried(&self, retry: Retry) {
+        add_one(&self.cells.here().retries[retry as usize]);
+    }
+
+    /// A request waits for its turn. Each is to be followed by one [`UpstreamMetrics::left_queue`], on any thread.
+    pub fn entered_queue(&self) {
+        add_one(&self.cells.here().queued);
+    }
+
+    pub fn left_queue(&self) {
+        subtract_one(&self.cells.here().queued);
+    }
+
     pub(super) fn waited(&self) -> Observations {
         self.cells.histogram(|cells| &cells.waited)
     }
 
     pub(super) fn failures(&self, failure: UpstreamFailure) -> u64 {
         self.cells.sum(|cells| &cells.failures[failure as usize])
+    }
+
+    pub(super) fn retries(&self, retry: Retry) -> u64 {
+        self.cells.sum(|cells| &cells.retries[retry as usize])
+    }
+
+    pub(super) fn queued(&self) -> u64 {
+        self.cells.sum(|cells| &cells.queued)
     }
 }
 

@@ -59,6 +59,7 @@ labels! {
         UpstreamBusy = "upstream_busy",
         UpstreamInvalid = "upstream_invalid",
         UpstreamTimeout = "upstream_timeout",
+        UpstreamUnavailable = "upstream_unavailable",
         UpstreamUnreachable = "upstream_unreachable",
     }
 }
@@ -92,9 +93,33 @@ labels! {
         /// A response that cannot be framed safely.
         InvalidResponse = "invalid_response",
         PoolExhausted = "pool_exhausted",
+        /// As many requests as allowed were running and waiting.
+        QueueFull = "queue_full",
+        /// No place came free in time.
+        QueueTimeout = "queue_timeout",
         /// The connection ended before the response began.
         Reset = "reset",
         ResponseTimeout = "response_timeout",
+        /// Every target was left out, so none was asked.
+        Unavailable = "unavailable",
+    }
+}
+
+impl UpstreamFailure {
+    /// Whether it befalls one target, and not the upstream as a whole.
+    pub(super) fn is_of_target(self) -> bool {
+        !matches!(self, Self::BodyCut | Self::QueueFull | Self::QueueTimeout | Self::Unavailable)
+    }
+}
+
+labels! {
+    /// What became of a request that was worth another attempt.
+    pub enum Retry {
+        /// The attempt brought a response.
+        Answered = "answered",
+        Failed = "failed",
+        /// The attempt was not made: too many requests needed one.
+        OverBudget = "over_budget",
     }
 }
 

@@ -8,6 +8,7 @@ mod families;
 mod handles;
 mod labels;
 mod process;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +22,12 @@ use crate::clock::{Clock, Timestamp};
 use crate::key::Kind;
 use cells::{Bounds, Histogram, Hot, Sharded, add_one, subtract_one};
 use handles::Handles;
+use targets::Targets;
 
 pub use cells::enter_worker;
 pub use handles::{RouteMetrics, UpstreamMetrics};
-pub use labels::{AuditOperation, Cut, LimitKind, Outcome, StoreOperation, UpstreamFailure};
+pub use labels::{AuditOperation, Cut, LimitKind, Outcome, Retry, StoreOperation, UpstreamFailure};
+pub use targets::TargetMetrics;
 
 /// The `route` label of requests that no route matched.
 pub const NO_ROUTE: &str = "(none)";
@@ -56,6 +59,7 @@ pub struct Metrics {
     hot: Sharded<Hot>,
     cold: Cold,
     handles: Handles,
+    targets: Targets,
     clock: Clock,
     registry: Registry,
 }
@@ -82,9 +86,15 @@ impl Metrics {
     pub fn new(workers: usize, clock: Clock) -> Arc<Self> {
         let started = clock.now().unix();
         let cold = Cold { config_loaded: started.into(), last_used_flushed: started.into(), ..Cold::default() };
-        let registry = Registry::new();
-        let metrics =
-            Arc::new(Self { hot: Sharded::new(workers), cold, handles: Handles::new(workers), clock, registry });
+        let (registry, targets) = (Registry::new(), Targets::new(workers));
+        let metrics = Arc::new(Self {
+            hot: Sharded::new(workers),
+            cold,
+            handles: Handles::new(workers),
+            targets,
+            clock,
+            registry,
+        });
         let scrape = families::Scrape::new(&metrics, Arc::downgrade(&metrics));
         scrape
             .and_then(|scrape| metrics.registry.register(Box::new(scrape)))
@@ -107,6 +117,12 @@ impl Metrics {
     /// The numbers of the upstream `name`. Takes a lock: for the loading of a configuration.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.handles.upstream(name)
+    }
+
+    /// The numbers of a target, by its upstream's name and its URL; shown for as long as somebody holds them. Takes a
+    /// lock: for the loading of a configuration.
+    pub fn target(&self, upstream: &str, target: &str) -> Arc<TargetMetrics> {
+        self.targets.target(upstream, target)
     }
 
     pub fn admission(&self, outcome: Outcome) {

@@ -17,7 +17,7 @@ use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
 use crate::policy::Permit;
 use crate::server::Exchange;
-use crate::upstream::{Lease, UpstreamError};
+use crate::upstream::{Blame, Lease, UpstreamError};
 
 use super::account::Account;
 use super::admit::Admitted;
@@ -75,8 +75,9 @@ impl Door {
         let until = route.settings.timeout.map(|timeout| account.started + timeout);
         let sent = Instant::now();
         account.sent = Some(sent);
-        let sending = route.upstream.send(Request::from_parts(parts, body), self.worker);
-        let answer = Wait { exchange, route, run, upload: &upload, sent, until }.for_head(sending).await;
+        let blame = Blame::default();
+        let sending = route.upstream.send(Request::from_parts(parts, body), self.worker, &blame);
+        let answer = Wait { exchange, route, run, upload: &upload, blame: &blame, sent, until }.for_head(sending).await;
         let waited = sent.elapsed();
         account.elsewhere = waited;
         account.upstream_time = Some(waited);
@@ -116,6 +117,7 @@ struct Wait<'w> {
     route: &'w Route,
     run: Option<&'w Run>,
     upload: &'w Arc<Upload>,
+    blame: &'w Blame,
     sent: Instant,
     until: Option<Instant>,
 }
@@ -153,6 +155,7 @@ impl Wait<'_> {
                 Err(_) if self.upload.last_progress() > since => since = self.upload.last_progress(),
                 // Also when it stopped taking the body: that is no fault of the client's.
                 Err(_) => {
+                    self.blame.lay();
                     self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
                     return Err(Refusal::UpstreamTimeout);
                 }
@@ -183,10 +186,11 @@ impl Wait<'_> {
             tracing::warn!(upstream = %upstream.name, error = %error, source, suppressed, "the upstream failed");
         }
         match error {
-            UpstreamError::Busy => Refusal::UpstreamBusy,
+            UpstreamError::Busy | UpstreamError::QueueFull | UpstreamError::QueueTimeout => Refusal::UpstreamBusy,
             UpstreamError::ConnectTimeout => Refusal::UpstreamTimeout,
             UpstreamError::Invalid(_) => Refusal::UpstreamInvalid,
             UpstreamError::Reset(_) | UpstreamError::Unreachable(_) => Refusal::UpstreamUnreachable,
+            UpstreamError::Unavailable { wait } => Refusal::UpstreamUnavailable { wait: *wait },
         }
     }
 }

@@ -19,6 +19,8 @@ use super::settings::{HostName, RouteSettings, Settings};
 /// Everything that a request is judged by.
 pub struct Gate {
     pub table: Table<Route>,
+    /// Those that the routes lead to, and those that none leads to.
+    pub upstreams: Vec<Arc<Upstream<RequestBody>>>,
     pub requests: Settings,
     pub sources: Vec<Source>,
     pub challenge: Challenge,

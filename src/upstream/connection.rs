@@ -4,11 +4,10 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
+use super::resolve::{Origin, Resolver};
 use super::target::{Failure, OpenSlot};
-use super::url::Url;
 use super::{Settings, UpstreamError};
 use crate::http::framing::{BadResponse, GuardedUpstream, ResponseLimits, UpstreamState};
 
@@ -20,6 +19,7 @@ pub(super) struct Connection<B> {
     state: UpstreamState,
     /// The connection's place among those that are open.
     pub(super) slot: OpenSlot,
+    pub(super) origin: Origin,
     _driver: Driver,
 }
 
@@ -33,15 +33,18 @@ impl Drop for Driver {
     }
 }
 
-/// Connects to `url`.
-pub(super) async fn open<B>(url: &Url, settings: &Settings, slot: OpenSlot) -> Result<Connection<B>, UpstreamError>
+/// Connects to where `resolver` leads.
+pub(super) async fn open<B>(
+    resolver: &Resolver,
+    settings: &Settings,
+    slot: OpenSlot,
+) -> Result<Connection<B>, UpstreamError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let connecting = tokio::time::timeout(settings.connect_timeout, TcpStream::connect(url.target()));
-    let stream = connecting.await.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(unconnected)?;
+    let (stream, origin) = resolver.connect(settings.connect_timeout).await?;
     stream.set_nodelay(true).map_err(UpstreamError::Unreachable)?;
     let header_bytes_max = settings.header_bytes_max.as_usize();
     let guarded =
@@ -55,7 +58,7 @@ where
         // Whoever waits for a response on this connection is told the error; there is nobody else to tell.
         let _ = driver.await;
     });
-    Ok(Connection { sender, state, slot, _driver: Driver(driving.abort_handle()) })
+    Ok(Connection { sender, state, slot, origin, _driver: Driver(driving.abort_handle()) })
 }
 
 impl<B> Connection<B> {
@@ -83,16 +86,6 @@ impl<B: Body + 'static> Connection<B> {
             Failure { error: classify(failure.into_error()), unsent }
         })
     }
-}
-
-/// Without a descriptor or a port left, the fault is on this side.
-fn unconnected(error: std::io::Error) -> UpstreamError {
-    use rustix::io::Errno;
-    let ours = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    if ours.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
-        return UpstreamError::Busy;
-    }
-    UpstreamError::Unreachable(error)
 }
 
 /// hyper hands the guard's verdict on, somewhere down the chain of causes.

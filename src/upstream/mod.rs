@@ -1,35 +1,59 @@
-//! Upstreams: their addresses, their pooled connections, and one exchange with them.
+//! Upstreams: their targets, the connections to them, and one exchange with one of them.
 //!
-//! Knows nothing of keys or routes, and repeats no request of which a byte may have been sent.
+//! Knows nothing of keys or routes, and repeats no request that may have been acted on and must not be twice.
 //!
 //! Invariants: a connection is reused only when its last message ended exactly where its framing said; the number of
-//! connections and of idle ones has a bound; each worker thread has idle connections of its own, so that nothing is
-//! shared while requests run.
+//! connections, of idle ones and of waiting requests has a bound; each worker thread has idle connections of its own,
+//! so that nothing is shared while requests run, but for what several targets are compared by.
 
+mod balance;
 mod connection;
+mod dispatch;
+mod health;
+mod outgoing;
 mod pool;
+mod queue;
+mod resolve;
+mod retry;
+mod standing;
+mod statuses;
 mod target;
 mod url;
+mod urls;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
-use hyper::body::{Body, Incoming};
+use http::HeaderValue;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::metrics::{Metrics, UpstreamFailure, UpstreamMetrics};
 use crate::settings::{ByteSize, settings};
 
-pub use pool::Lease;
+pub use balance::Balance;
+pub use dispatch::{Blame, Lease};
+pub use health::{CheckPath, Settings as Health};
+pub use retry::{Percent, Settings as Retry};
+pub use standing::Settings as Eject;
+pub use statuses::Statuses;
 pub use url::Url;
+pub use urls::Urls;
 
+use health::Checks;
+use outgoing::Outgoing;
+use queue::Queue;
+use retry::Budget;
+use standing::Standing;
 use target::Target;
 
 settings! {
     /// The options of an `[upstream.NAME]` besides `url` and `routes`.
     pub struct Settings {
-        /// Until the TCP connection is there.
+        /// How requests are spread over several targets.
+        pub balance: Balance = Balance::LeastRequests,
+        /// Until the TCP connection is there, over all addresses of the target.
         pub connect_timeout: Duration = Duration::from_secs(5),
         /// From the last byte of the request to the head of the response; a route's own `timeout` ends it earlier.
         pub response_timeout: Duration = Duration::from_secs(60),
@@ -37,13 +61,24 @@ settings! {
         pub body_timeout: Duration = Duration::from_secs(60),
         /// How long an unused connection is kept.
         pub idle_timeout: Duration = Duration::from_secs(55),
-        /// Unused connections that each worker keeps.
+        /// Unused connections to a target that each worker keeps.
         pub idle_max: NonZeroU32 = NonZeroU32::new(256).unwrap_or(NonZeroU32::MIN),
-        /// Connections at a time, over all workers, unused ones included as long as nobody needs their room. One more
-        /// request than that is refused with 503.
+        /// Connections to a target at a time, over all workers, unused ones included as long as nobody needs their room.
+        /// One more request than that is refused with 503.
         pub connections_max: NonZeroU32 = NonZeroU32::new(4_096).unwrap_or(NonZeroU32::MIN),
         /// The largest head of a response.
         pub header_bytes_max: ByteSize = ByteSize::kib(64),
+        /// How often the addresses behind a target's name are looked up.
+        pub resolve_interval: Duration = Duration::from_secs(10),
+        /// Requests at a time, over all targets and workers, to the end of their responses.
+        pub concurrency: Option<NonZeroU32> = None,
+        /// Requests that wait when there are as many; one more is refused with 503. Unset: none waits.
+        pub queue: Option<NonZeroU32> = NonZeroU32::new(64),
+        /// How long each of them waits; then it is refused with 503.
+        pub queue_timeout: Duration = Duration::from_secs(1),
+        pub retry: Retry = Retry::default(),
+        pub health: Health = Health::default(),
+        pub eject: Eject = Eject::default(),
     }
 }
 
@@ -56,8 +91,17 @@ pub enum UpstreamError {
     ConnectTimeout,
     #[error("the response is not valid")]
     Invalid(#[source] hyper::Error),
+    #[error("as many requests as allowed are running and waiting")]
+    QueueFull,
+    #[error("no place came free in time")]
+    QueueTimeout,
     #[error("the connection broke before the response")]
     Reset(#[source] hyper::Error),
+    #[error("every target is left out")]
+    Unavailable {
+        /// Until one of them may be back.
+        wait: Duration,
+    },
     #[error("cannot connect")]
     Unreachable(#[source] std::io::Error),
 }
@@ -68,49 +112,109 @@ impl UpstreamError {
             Self::Busy => UpstreamFailure::PoolExhausted,
             Self::ConnectTimeout => UpstreamFailure::ConnectTimeout,
             Self::Invalid(_) => UpstreamFailure::InvalidResponse,
+            Self::QueueFull => UpstreamFailure::QueueFull,
+            Self::QueueTimeout => UpstreamFailure::QueueTimeout,
             Self::Reset(_) => UpstreamFailure::Reset,
+            Self::Unavailable { .. } => UpstreamFailure::Unavailable,
             Self::Unreachable(_) => UpstreamFailure::Connect,
         }
     }
 }
 
-/// One backend. `B` is the type of the request bodies that it is sent.
+/// One backend, at one target or several. `B` is the type of the request bodies that it is sent.
 pub struct Upstream<B> {
     pub name: String,
-    pub url: Url,
     pub settings: Settings,
     pub metrics: Arc<UpstreamMetrics>,
-    /// Its own name, for requests that name no host.
+    /// Its own name, for requests that name no host: that of the first target.
     pub host: HeaderValue,
-    target: Arc<Target<B>>,
+    urls: Urls,
+    targets: Vec<Arc<Target<Outgoing<B>>>>,
+    queue: Option<Queue>,
+    budget: Budget,
+    /// Checks and look-ups, which end with it.
+    _background: JoinSet<()>,
 }
 
-impl<B> Upstream<B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    pub fn new(name: String, url: Url, settings: Settings, workers: usize, metrics: &Metrics) -> Self {
-        let metrics = metrics.upstream(&name);
-        let authority = url.to_string().trim_start_matches("http://").to_owned();
-        let host = HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("upstream.invalid"));
-        let target = Arc::new(Target::new(url.clone(), settings.clone(), workers));
-        Self { name, url, settings, metrics, host, target }
+/// What upstreams are made in.
+pub struct Environment<'e> {
+    pub workers: usize,
+    pub metrics: &'e Metrics,
+    /// Where checks and look-ups run, so that they slow no request.
+    pub control: &'e Handle,
+}
+
+impl<B: Send + 'static> Upstream<B> {
+    /// Makes an upstream that takes the place of one of the same name in `previous`: the very same when nothing has
+    /// changed, else a new one that thinks of the targets that stay as the old one did.
+    pub fn succeed(
+        previous: &[Arc<Self>],
+        name: &str,
+        urls: &Urls,
+        settings: &Settings,
+        environment: &Environment<'_>,
+    ) -> Arc<Self> {
+        let old = previous.iter().find(|old| old.name == name);
+        match old {
+            Some(old) if old.urls == *urls && old.settings == *settings => Arc::clone(old),
+            _ => Arc::new(Self::new(old.map(AsRef::as_ref), name, urls, settings, environment)),
+        }
     }
 
-    /// Sends one request from worker number `worker` and waits for the head of its response. The body streams on; the
-    /// [`Lease`] must be given back with [`Lease::finish`] once it was read to its end.
-    ///
-    /// Cancel-safe: dropped, it closes the connection that it used.
-    ///
-    /// # Errors
-    /// [`UpstreamError`]. The request was not repeated if any of it may have been sent.
-    pub async fn send(
-        self: &Arc<Self>,
-        request: Request<B>,
-        worker: usize,
-    ) -> Result<(Response<Incoming>, Lease<B>), UpstreamError> {
-        self.target.send(request, worker).await.map_err(|failure| failure.error)
+    fn new(old: Option<&Self>, name: &str, urls: &Urls, settings: &Settings, environment: &Environment<'_>) -> Self {
+        let metrics = environment.metrics.upstream(name);
+        let (workers, is_only) = (environment.workers, urls.iter().len() == 1);
+        let mut background = JoinSet::new();
+        let mut targets = Vec::new();
+        for url in urls.iter() {
+            let known = old.and_then(|old| old.targets.iter().find(|target| target.url == *url));
+            let standing = match known {
+                Some(target) => Arc::clone(&target.standing),
+                None => Arc::new(Standing::new(environment.metrics.target(name, &url.to_string()))),
+            };
+            let target = Target::new(url.clone(), settings.clone(), workers, standing, is_only);
+            begin(&mut background, &target, name, environment.control);
+            targets.push(Arc::new(target));
+        }
+        Self {
+            name: name.to_owned(),
+            host: urls.iter().next().map_or(HeaderValue::from_static(""), host_of),
+            queue: Queue::new(settings, &metrics),
+            budget: Budget::new(&settings.retry, workers),
+            settings: settings.clone(),
+            urls: urls.clone(),
+            metrics,
+            targets,
+            _background: background,
+        }
     }
+}
+
+/// Starts what goes on for a target beside its requests, and ends what an option no longer asks for.
+fn begin<B>(background: &mut JoinSet<()>, target: &Target<B>, upstream: &str, control: &Handle) {
+    let Settings { resolve_interval, eject, health, .. } = &target.settings;
+    if target.resolver.is_name() {
+        background.spawn_on(Arc::clone(&target.resolver).keep(*resolve_interval), control);
+    }
+    if eject.failures.is_none() {
+        target.standing.pardon();
+    }
+    let Some(path) = health.path.clone() else {
+        target.standing.set_healthy(true);
+        return;
+    };
+    let checks = Checks {
+        upstream: upstream.to_owned(),
+        url: target.url.clone(),
+        host: host_of(&target.url),
+        settings: target.settings.clone(),
+        resolver: Arc::clone(&target.resolver),
+        standing: Arc::clone(&target.standing),
+    };
+    background.spawn_on(checks.run(path), control);
+}
+
+fn host_of(url: &Url) -> HeaderValue {
+    let authority = url.to_string().trim_start_matches("http://").to_owned();
+    HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("upstream.invalid"))
 }

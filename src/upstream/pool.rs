@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::target::{OpenSlot, Target};
+use super::target::{OpenSlot, Target, Visit};
 
 struct Idle<B> {
     connection: Connection<B>,
@@ -77,13 +77,13 @@ impl<B> Pools<B> {
 
 /// A connection whose response body is still being read. Dropped without [`Lease::finish`], the connection closes.
 pub struct Lease<B> {
-    target: Arc<Target<B>>,
+    target: Visit<B>,
     worker: usize,
     connection: Connection<B>,
 }
 
 impl<B: Send + 'static> Lease<B> {
-    pub(super) fn new(target: Arc<Target<B>>, worker: usize, connection: Connection<B>) -> Self {
+    pub(super) fn new(target: Visit<B>, worker: usize, connection: Connection<B>) -> Self {
         Self { target, worker, connection }
     }
 

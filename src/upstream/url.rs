@@ -66,19 +66,8 @@ impl fmt::Display for Url {
     }
 }
 
-/// One URL, or a list of one: the list is the form that several targets will take.
 impl Value for Url {
     fn read(node: &Node<'_>) -> Option<Self> {
-        if node.value().is_array() {
-            let mut elements = node.elements()?.into_iter();
-            return match (elements.next(), elements.next()) {
-                (Some(only), None) => Self::read(&only),
-                _ => node.problem(format!(
-                    "{} must hold exactly one URL; several targets are not supported yet",
-                    node.path()
-                )),
-            };
-        }
         match Self::parse(&node.text()?) {
             Ok(url) => Some(url),
             Err(message) => node.problem(format!("{}: {message}", node.path())),

@@ -273,11 +273,43 @@ fn an_upstream_url_is_scheme_host_and_port() {
     for right in ["http://127.0.0.1", "http://127.0.0.1/", "http://[::1]:9090", "http://tsdb.internal:9090"] {
         accept(&with(right));
     }
-    accept(&with("http://127.0.0.1:9090").replace("\"http://127.0.0.1:9090\"", "[\"http://127.0.0.1:9090\"]"));
-    refuse(
-        &SOUND.replace("\"http://127.0.0.1:9090\"", "[\"http://127.0.0.1:9090\", \"http://127.0.0.1:9091\"]"),
-        &[(5, 7, "several targets are not supported yet")],
-    );
+}
+
+#[test]
+fn an_upstream_has_1_to_64_targets_and_none_twice() {
+    let with = |urls: &str| SOUND.replace("\"http://127.0.0.1:9090\"", urls);
+    let many = |count: u16| {
+        let urls: Vec<String> = (0..count).map(|number| format!("\"http://tsdb-{number}.internal\"")).collect();
+        with(&format!("[{}]", urls.join(", ")))
+    };
+    accept(&with("[\"http://127.0.0.1:9090\"]"));
+    accept(&with("[\"http://127.0.0.1:9090\", \"http://127.0.0.1:9091\"]"));
+    accept(&many(64));
+    for wrong in [many(65), with("[]")] {
+        refuse(&wrong, &[(5, 7, "must hold 1 to 64 URLs")]);
+    }
+    let message = "http://127.0.0.1:80 is in the list twice";
+    refuse(&with("[\"http://127.0.0.1\", \"http://127.0.0.1:80/\"]"), &[(5, 28, message)]);
+    let message = "a URL here has no path, query or fragment";
+    refuse(&with("[\"http://a/b\", \"http://c/d\"]"), &[(5, 8, message), (5, 22, message)]);
+}
+
+#[test]
+fn options_of_upstreams_that_nothing_comes_of_are_refused() {
+    let with = |lines: &str| SOUND.replace("[upstream.tsdb.routes]", &format!("{lines}\n[upstream.tsdb.routes]"));
+    accept(&with("concurrency = 1\nqueue = \"off\""));
+    refuse(&with("queue = 7"), &[(6, 9, "upstream.tsdb.queue has no effect without a limit")]);
+    refuse(&with("queue_timeout = \"7s\""), &[(6, 17, "upstream.tsdb.queue_timeout has no effect")]);
+    refuse(&with("health.interval = \"7s\""), &[(6, 1, "upstream.tsdb.health has no effect without a path")]);
+    accept(&with("health = { path = \"/-/ready\", expect = [204, \"3xx\"] }"));
+    refuse(&with("health.path = \"ready\""), &[(6, 15, "must be a path such as")]);
+    for wrong in ["99", "600", "\"6xx\"", "true"] {
+        refuse(&with(&format!("eject.statuses = [{wrong}]")), &[(6, 19, "must hold statuses such as 503")]);
+    }
+    for wrong in ["0", "101", "\"20\""] {
+        refuse(&with(&format!("retry.budget = {wrong}")), &[(6, 16, "must be a whole number of percent")]);
+    }
+    refuse(&with("balance = \"random\""), &[(6, 11, "\"least_requests\" or \"first_available\"")]);
 }
 
 #[test]

@@ -177,7 +177,7 @@ fn upstream_failures_are_counted_by_kind() {
     gate.upstream().answer_with("nonsense\r\n\r\n");
     reader.get(QUERY);
     gate.upstream().reply(Reply::default().close());
-    reader.get(QUERY);
+    reader.post(QUERY, "{}");
     gate.upstream().reply(Reply::bytes("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut").close());
     reader.get(QUERY);
     assert_eq!((failures("invalid_response"), failures("reset"), failures("body_cut")), (1.0, 1.0, 1.0));

@@ -89,7 +89,7 @@ fn text(config: &Config, arguments: &Arguments, caller: &Caller, judgement: Judg
         Ok(Admitted::KeyApi) => ("admitted to the key API".to_owned(), "what the key API answers".to_owned()),
         Ok(Admitted::Upstream(position)) => {
             let upstream = config.upstreams.get(position).context("a route names an upstream that is not there")?;
-            (format!("admitted to {} ({})", upstream.name, upstream.url), "what the upstream answers".to_owned())
+            (format!("admitted to {} ({})", upstream.name, upstream.urls), "what the upstream answers".to_owned())
         }
         Err(refusal) => {
             // The refusal's own response: nothing else says which status a client gets.

@@ -1,0 +1,257 @@
+//! The way of one request: its turn, its target, and another attempt where that is safe.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+
+use super::balance::Positions;
+use super::outgoing::Outgoing;
+use super::queue::Place;
+use super::retry::{self, Again};
+use super::standing::{Fault, Role};
+use super::target::{Failure, Via};
+use super::{Upstream, UpstreamError, pool};
+use crate::metrics::{Retry, UpstreamFailure};
+
+/// Says, before a wait for a response is given up, that the target is to blame: it has had the time that it was owed.
+#[derive(Default)]
+pub struct Blame(AtomicBool);
+
+impl Blame {
+    pub fn lay(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a response keeps until its body was read: a connection, and the request's place among those that run. Dropped
+/// without [`Lease::finish`], the connection closes.
+pub struct Lease<B> {
+    connection: pool::Lease<Outgoing<B>>,
+    _place: Option<Place>,
+}
+
+impl<B: Send + 'static> Lease<B> {
+    /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
+    pub fn finish(self) {
+        self.connection.finish();
+    }
+}
+
+type Answer<L> = (Response<Incoming>, L);
+
+impl<B> Upstream<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Sends one request from worker number `worker` and waits for the head of its response. The body streams on; the
+    /// [`Lease`] must be given back with [`Lease::finish`] once it was read to its end.
+    ///
+    /// May wait for its turn first (`concurrency`). Waits for a response without end: whoever gives up says with `blame`
+    /// whether that is the target's fault. Cancel-safe: dropped, it closes the connection that it used.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] of the last attempt.
+    pub async fn send(
+        self: &Arc<Self>,
+        request: Request<B>,
+        worker: usize,
+        blame: &Blame,
+    ) -> Result<Answer<Lease<B>>, UpstreamError> {
+        let place = match &self.queue {
+            Some(queue) => Some(queue.enter().await?),
+            None => None,
+        };
+        self.budget.earn(worker);
+        let mut course = Course {
+            upstream: self,
+            worker,
+            blame,
+            spare: retry::spare(&request, &self.settings.retry),
+            tried: Positions::default(),
+            attempts_left: self.settings.retry.attempts.get(),
+        };
+        let mut next = self.first(request.map(Outgoing::Given))?;
+        loop {
+            next = match course.attempt(next).await {
+                Ok((response, connection)) => return Ok((response, Lease { connection, _place: place })),
+                Err((position, failure)) => course.again(position, failure)?,
+            };
+        }
+    }
+
+    /// Where a request goes first: to a target that is due for a trial, else to one that is open, else to one that at
+    /// least takes connections.
+    fn first(&self, request: Request<Outgoing<B>>) -> Result<Next<B>, UpstreamError> {
+        let open = self.open();
+        let via = Via::Pool;
+        if open.len() < self.targets.len() {
+            let now = Instant::now();
+            if let Some(position) = self.targets.iter().position(|target| target.standing.takes_trial(now)) {
+                return Ok(Next { position, role: Role::Trial, via, request });
+            }
+        }
+        let last_resort = || self.targets.iter().position(|target| target.standing.is_last_resort());
+        match self.pick(open).or_else(last_resort) {
+            Some(position) => Ok(Next { position, role: Role::Regular, via, request }),
+            None => Err(UpstreamError::Unavailable { wait: self.back_in() }),
+        }
+    }
+
+    fn pick(&self, positions: Positions) -> Option<usize> {
+        self.settings.balance.pick(positions, |position| self.targets[position].in_flight())
+    }
+
+    fn open(&self) -> Positions {
+        let is_open = |position: &usize| self.targets[*position].standing.is_open();
+        (0..self.targets.len()).filter(is_open).collect()
+    }
+
+    /// When a target may be back that is left out; the next check decides about one that failed them.
+    fn back_in(&self) -> Duration {
+        let (now, interval) = (Instant::now(), self.settings.health.interval);
+        let waits = self.targets.iter().map(|target| match target.standing.back_in(now) {
+            Some(wait) if target.standing.is_healthy() => wait,
+            _ => interval,
+        });
+        waits.min().unwrap_or(interval)
+    }
+
+    fn failed(&self, position: usize, failure: UpstreamFailure, fault: Option<Fault>, role: Role) {
+        let standing = &self.targets[position].standing;
+        standing.metrics.failed(failure);
+        match fault {
+            Some(fault) => self.fault(position, fault, role),
+            None if role == Role::Trial => standing.untried(),
+            None => {}
+        }
+    }
+
+    fn fault(&self, position: usize, fault: Fault, role: Role) {
+        let target = &self.targets[position];
+        let is_alone = self.open().without([position].into_iter().collect()).is_empty();
+        if let Some(time) = target.standing.failed(fault, role, is_alone, &self.settings.eject) {
+            tracing::warn!(upstream = self.name, target = %target.url, ?time, "target is left out for a while");
+        }
+    }
+
+    fn answered(&self, position: usize, status: StatusCode, role: Role) {
+        let target = &self.targets[position];
+        target.standing.metrics.answered(status.as_u16());
+        if self.settings.eject.statuses.iter().any(|statuses| statuses.include(status)) {
+            self.fault(position, Fault::Faulty, role);
+        } else if target.standing.answered() {
+            tracing::info!(upstream = self.name, target = %target.url, "target is back");
+        }
+    }
+}
+
+/// The next attempt of a request.
+struct Next<B> {
+    position: usize,
+    role: Role,
+    via: Via,
+    request: Request<Outgoing<B>>,
+}
+
+/// One request and its attempts.
+struct Course<'c, B> {
+    upstream: &'c Upstream<B>,
+    worker: usize,
+    blame: &'c Blame,
+    spare: Option<Request<Outgoing<B>>>,
+    tried: Positions,
+    attempts_left: u32,
+}
+
+impl<B> Course<'_, B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    async fn attempt(
+        &mut self,
+        next: Next<B>,
+    ) -> Result<Answer<pool::Lease<Outgoing<B>>>, (usize, Failure<Outgoing<B>>)> {
+        let Next { position, role, via, request } = next;
+        let is_repeated = !self.tried.is_empty();
+        self.attempts_left = self.attempts_left.saturating_sub(1);
+        let mut attempt = Attempt { upstream: self.upstream, position, role, blame: self.blame, is_settled: false };
+        let sent = self.upstream.targets[position].send(request, self.worker, via).await;
+        attempt.is_settled = true;
+        drop(attempt);
+        match &sent {
+            Ok((response, _)) => self.upstream.answered(position, response.status(), role),
+            Err(Failure { error, .. }) => self.upstream.failed(position, error.kind(), Fault::of(error), role),
+        }
+        if is_repeated {
+            self.upstream.metrics.retried(if sent.is_ok() { Retry::Answered } else { Retry::Failed });
+        }
+        sent.map_err(|failure| (position, failure))
+    }
+
+    /// The attempt after one at `position` that failed; or that attempt's error, when there is to be none.
+    fn again(&mut self, position: usize, failure: Failure<Outgoing<B>>) -> Result<Next<B>, UpstreamError> {
+        self.tried.insert(position);
+        if self.attempts_left == 0 {
+            return Err(failure.error);
+        }
+        let (error, again) = Again::after(failure, &mut self.spare);
+        let upstream = self.upstream;
+        let other = upstream.pick(upstream.open().without(self.tried));
+        let (position, request) = match (again, other) {
+            (Again::Elsewhere(request), Some(other)) => return Ok(Next::repeated(other, request)),
+            (Again::Anywhere(request), other) => (other.unwrap_or(position), request),
+            (Again::Elsewhere(_) | Again::Never, _) => return Err(error),
+        };
+        if !upstream.budget.spend(self.worker) {
+            upstream.metrics.retried(Retry::OverBudget);
+            return Err(error);
+        }
+        Ok(Next::repeated(position, request))
+    }
+}
+
+impl<B> Next<B> {
+    fn repeated(position: usize, request: Request<Outgoing<B>>) -> Self {
+        // What broke one pooled connection may have broken them all.
+        Self { position, role: Role::Regular, via: Via::New, request }
+    }
+}
+
+/// An attempt that is under way: when it is dropped, somebody stopped waiting.
+struct Attempt<'a, B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    upstream: &'a Upstream<B>,
+    position: usize,
+    role: Role,
+    blame: &'a Blame,
+    is_settled: bool,
+}
+
+impl<B> Drop for Attempt<'_, B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        if self.blame.0.load(Ordering::Relaxed) {
+            self.upstream.failed(self.position, UpstreamFailure::ResponseTimeout, Some(Fault::Faulty), self.role);
+        } else if self.role == Role::Trial {
+            self.upstream.targets[self.position].standing.untried();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! How many requests an upstream gets at a time, and who waits for a place.
+//!
+//! Invariants: places are given in the order in which they were asked for, over all workers; whoever stops waiting, or
+//! is dropped, leaves no trace.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Settings, UpstreamError};
+use crate::metrics::UpstreamMetrics;
+
+pub(super) struct Queue {
+    /// Gives freed places to those who wait, in their order, before anybody else can take one.
+    places: Arc<Semaphore>,
+    waiting: AtomicU32,
+    waiting_max: Option<NonZeroU32>,
+    timeout: Duration,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+/// One of the requests that run at a time, until this is dropped.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    /// `None` when nothing bounds the requests at a time.
+    pub(super) fn new(settings: &Settings, metrics: &Arc<UpstreamMetrics>) -> Option<Self> {
+        let places = usize::try_from(settings.concurrency?.get()).unwrap_or(usize::MAX);
+        Some(Self {
+            places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            waiting: AtomicU32::new(0),
+            waiting_max: settings.queue,
+            timeout: settings.queue_timeout,
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// A place, at once or after a wait. Cancel-safe.
+    ///
+    /// # Errors
+    /// When too many wait already, or the wait took too long.
+    pub(super) async fn enter(&self) -> Result<Place, UpstreamError> {
+        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(Place { _permit: permit });
+        }
+        let _waiting = self.wait().ok_or(UpstreamError::QueueFull)?;
+        let place = tokio::time::timeout(self.timeout, Arc::clone(&self.places).acquire_owned()).await;
+        // The inner error is that of a closed semaphore, which this one never is.
+        let permit = place.ok().and_then(Result::ok).ok_or(UpstreamError::QueueTimeout)?;
+        Ok(Place { _permit: permit })
+    }
+
+    fn wait(&self) -> Option<Waiting<'_>> {
+        let max = self.waiting_max?.get();
+        let enter = |waiting| (waiting < max).then_some(waiting + 1);
+        self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).ok()?;
+        self.metrics.entered_queue();
+        Some(Waiting(self))
+    }
+}
+
+/// Counts a request as waiting while it lives.
+struct Waiting<'q>(&'q Queue);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.left_queue();
+    }
+}
