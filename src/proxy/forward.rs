@@ -1,30 +1,27 @@
 //! The way of an admitted request to its upstream and of the response back.
 
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http::headers::Origin;
 use crate::http::{Refusal, headers};
-use crate::keyring::Holder;
 use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
-use crate::policy::Permit;
 use crate::server::Exchange;
 use crate::upstream::{Lease, UpstreamError};
 
+use super::Door;
 use super::account::Account;
 use super::admit::Admitted;
 use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
 use super::gate::{Gate, Route};
-use super::settings::CredentialSegment;
-use super::{Door, target};
+use super::rewrite::{self, ResponseFields};
 
 /// The request that goes with a permit.
 pub(super) struct Passage<'p> {
@@ -45,19 +42,12 @@ impl Door {
         body: Incoming,
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
-        let Admitted { permit, route, credential, .. } = admitted;
+        let route = admitted.route;
         let Passage { gate, exchange, mut parts, origin } = passage;
         let max = route.settings.max_body;
         let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
-        hide_credential(&permit, route, credential, &mut parts)?;
-        let identity = permit.key().map(|holder| holder.identity());
-        let sources = || gate.sources.iter().chain(&route.settings.sources);
-        headers::prepare_request(&mut parts.headers, origin, sources, identity);
-        // HTTP/1.0 knows requests without a host, HTTP/1.1 does not.
-        if !parts.headers.contains_key(HOST) {
-            parts.headers.insert(HOST, route.upstream.host.clone());
-        }
+        let response_fields = rewrite::prepare(&admitted, gate, origin, &mut parts, &mut account.request_id)?;
         // hyper would send a body of unknown length with GET as none at all.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -77,27 +67,9 @@ impl Door {
         route.upstream.metrics.answered(waited);
         account.body_unread = false;
         account.status = response.status().as_u16();
-        let streaming = Streaming { exchange, route, until, client_version };
+        let streaming = Streaming { exchange, route, until, client_version, response_fields };
         streaming.pass_on(response, lease)
     }
-}
-
-/// Keeps the key's text from the upstream where it stands in the target. The key's id takes its place.
-fn hide_credential(
-    permit: &Permit<Arc<Holder>>,
-    route: &Route,
-    segment: Option<Range<usize>>,
-    parts: &mut Parts,
-) -> Result<(), Refusal> {
-    if let (Some(segment), Some(key), CredentialSegment::Replace) =
-        (segment, permit.key(), route.settings.credential_segment)
-    {
-        parts.uri = target::replace_segment(&parts.uri, segment, key.record().id).ok_or(Refusal::Internal)?;
-    }
-    if let (Some(name), true) = (&route.settings.credential_query, parts.uri.query().is_some()) {
-        parts.uri = target::drop_parameter(&parts.uri, name.as_str()).ok_or(Refusal::Internal)?;
-    }
-    Ok(())
 }
 
 /// The wait for a response's head.
@@ -174,6 +146,7 @@ struct Streaming<'s> {
     route: &'s Route,
     until: Option<Instant>,
     client_version: Version,
+    response_fields: ResponseFields<'s>,
 }
 
 impl Streaming<'_> {
@@ -185,6 +158,7 @@ impl Streaming<'_> {
             return Err(Refusal::UpstreamInvalid);
         }
         headers::prepare_response(response.headers_mut());
+        self.response_fields.apply(response.headers_mut());
         // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
         *response.version_mut() = Version::HTTP_11;
         Ok(response.map(|incoming| {
