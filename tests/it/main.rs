@@ -4,6 +4,7 @@ mod harness;
 
 mod admin;
 mod admission;
+mod behind_proxy;
 mod cli;
 mod config;
 mod demo;
@@ -16,4 +17,5 @@ mod presets;
 mod process;
 mod readme;
 mod real_clients;
+mod rewrites;
 mod spec;
