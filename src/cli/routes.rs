@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::admin::ListenerName;
 use crate::config::{Config, RouteConfig, UpstreamConfig};
 use crate::policy::Requirement;
+use crate::proxy::{FieldRules, PathPrefix};
 use crate::route::Pattern;
 
 use super::{ConfigArgument, Exit, output, show};
@@ -61,6 +62,7 @@ fn as_json(config: &Config) -> Value {
 
 fn line_json(config: &Config, pattern: &Pattern, line: &RouteConfig) -> Value {
     let settings = &line.settings;
+    let rewrite = &settings.rewrite;
     json!({
         "route": pattern.to_string(),
         "requirement": requirement_json(&settings.requirement),
@@ -74,11 +76,26 @@ fn line_json(config: &Config, pattern: &Pattern, line: &RouteConfig) -> Value {
         "key_from": show::sources(settings, pattern.has_credential()),
         "allow_encoded_slash": settings.allow_encoded_slash,
         "allow_semicolon": settings.allow_semicolon,
+        "strip_prefix": rewrite.strip_prefix.as_ref().map(PathPrefix::as_str),
+        "add_prefix": rewrite.add_prefix.as_ref().map(PathPrefix::as_str),
+        "host": show::host(&rewrite.host),
+        "set_headers": set_json(&rewrite.request),
+        "remove_headers": removed_json(&rewrite.request),
+        "set_response_headers": set_json(&rewrite.response),
+        "remove_response_headers": removed_json(&rewrite.response),
     })
 }
 
 fn urls(upstream: &UpstreamConfig) -> Vec<String> {
     upstream.urls.iter().map(ToString::to_string).collect()
+}
+
+fn set_json(rules: &FieldRules) -> Value {
+    rules.set().iter().map(|(name, template)| (name.to_string(), json!(template.to_string()))).collect()
+}
+
+fn removed_json(rules: &FieldRules) -> Value {
+    rules.removed().iter().map(|name| json!(name.as_str())).collect()
 }
 
 /// As the configuration writes it.

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::credential::Source;
 use crate::limit;
 use crate::policy::Requirement;
-use crate::proxy::{LimitStatus, RouteSettings};
+use crate::proxy::{HostHeader, LimitStatus, Rewrite, RouteSettings};
 use crate::settings::{ByteSize, Rate};
 
 const DURATION_UNITS: [(u128, &str); 5] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
@@ -64,6 +64,26 @@ fn source(source: &Source) -> String {
         Source::Basic => "basic".to_owned(),
         Source::Bearer => "bearer".to_owned(),
         Source::Header(name) => format!("header:{name}"),
+    }
+}
+
+/// What becomes of a request's and a response's header fields, one line for each.
+pub(super) fn changes(rewrite: &Rewrite) -> Vec<String> {
+    let host = host(&rewrite.host).filter(|_| rewrite.host != HostHeader::Keep);
+    let mut changes: Vec<String> = host.map(|host| format!("Host is {host}")).into_iter().collect();
+    for (rules, whose) in [(&rewrite.request, ""), (&rewrite.response, "the response's ")] {
+        changes.extend(rules.set().iter().map(|(name, template)| format!("{whose}{name} is {template}")));
+        changes.extend(rules.removed().iter().map(|name| format!("{whose}{name} is dropped")));
+    }
+    changes
+}
+
+/// The option `host`, as the configuration writes it; `None` for what is no text.
+pub(super) fn host(host: &HostHeader) -> Option<&str> {
+    match host {
+        HostHeader::Keep => Some("keep"),
+        HostHeader::Named(name) => name.to_str().ok(),
+        HostHeader::Upstream => Some("upstream"),
     }
 }
 

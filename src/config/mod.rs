@@ -15,8 +15,8 @@ use crate::key::{DECLARED_MAX, Scope, ScopeCatalog};
 use crate::keyring;
 use crate::limit;
 use crate::log;
-use crate::proxy::{self, RouteSettings};
-use crate::route::Table;
+use crate::proxy::{self, HostName, Rewrite, RouteSettings};
+use crate::route::{HOSTS_MAX, Host, Table};
 use crate::server;
 use crate::settings::{Node, Problems, Reading, Section, Source, Value};
 use crate::store;
@@ -193,8 +193,10 @@ fn read_upstreams(
             Some(url) => Urls::read(&url),
             None => entry.node.problem(format!("{} has no url; add url = \"http://HOST:PORT\"", entry.node.path())),
         };
+        let hosts = read_hosts(&mut upstream);
+        let rewrite = Rewrite::read(&mut upstream, Rewrite::default());
         if let Some(routes) = upstream.node("routes") {
-            reader.read(&routes, upstreams.len());
+            reader.read(&routes, upstreams.len(), &hosts, rewrite);
         }
         let settings = upstream::Settings::fields(&mut upstream);
         upstream.finish();
@@ -204,6 +206,16 @@ fn read_upstreams(
     }
     let table = reader.finish(Some(&node));
     (upstreams, table)
+}
+
+/// The hosts of an upstream's lines that name none of their own.
+fn read_hosts(upstream: &mut Section<'_>) -> Vec<Host> {
+    let Some(node) = upstream.node("hosts") else { return Vec::new() };
+    let hosts: Vec<Host> = Vec::read(&node).unwrap_or_default().into_iter().map(|HostName(host)| host).collect();
+    if hosts.len() > HOSTS_MAX {
+        node.problem::<()>(format!("{} lists more than {HOSTS_MAX} hosts; write *.example.com", node.path()));
+    }
+    hosts
 }
 
 fn is_plain_name(name: &str) -> bool {

@@ -6,8 +6,8 @@ use crate::admin;
 use crate::credential::Source;
 use crate::key::{Scope, ScopeCatalog, ScopeSet};
 use crate::policy::Requirement;
-use crate::proxy::{self, CredentialSegment, RouteSettings};
-use crate::route::{ConflictKind, Pattern, Table};
+use crate::proxy::{self, CredentialSegment, HostName, Rewrite, RouteSettings};
+use crate::route::{ConflictKind, Host, Pattern, Table};
 use crate::settings::{Entry, Node, Section, Value, nearest};
 
 use super::RouteConfig;
@@ -25,6 +25,8 @@ pub(super) struct Reader<'c> {
     sources: &'c [Source],
     admin: &'c admin::Settings,
     lines: Vec<(Pattern, RouteConfig)>,
+    /// Of the upstream whose lines are being read.
+    rewrite: Rewrite,
     spans: Vec<Range<usize>>,
 }
 
@@ -35,14 +37,15 @@ impl<'c> Reader<'c> {
         sources: &'c [Source],
         admin: &'c admin::Settings,
     ) -> Self {
-        Self { scopes, requests, sources, admin, lines: Vec::new(), spans: Vec::new() }
+        Self { scopes, requests, sources, admin, lines: Vec::new(), rewrite: Rewrite::default(), spans: Vec::new() }
     }
 
-    /// Reads the routes of upstream number `upstream`.
-    pub(super) fn read(&mut self, node: &Node<'_>, upstream: usize) {
+    /// Reads the routes of upstream number `upstream`, of which `hosts` and `rewrite` are the defaults.
+    pub(super) fn read(&mut self, node: &Node<'_>, upstream: usize, hosts: &[Host], rewrite: Rewrite) {
+        self.rewrite = rewrite;
         for entry in node.entries().unwrap_or_default() {
             let pattern = match Pattern::parse(&entry.name) {
-                Ok(pattern) => pattern,
+                Ok(pattern) => pattern.for_hosts(hosts),
                 Err(error) => {
                     node.problem_at(entry.name_span, format!("route \"{}\": {error}", entry.name));
                     continue;
@@ -52,6 +55,9 @@ impl<'c> Reader<'c> {
             let Some(settings) = self.settings(&entry.node) else { continue };
             check_credential(&entry, &pattern, &settings);
             check_sources(&entry, &pattern, &settings);
+            for problem in settings.rewrite.problems(&pattern, &settings.requirement) {
+                entry.node.problem_at(entry.name_span.clone(), format!("route \"{}\": {problem}", entry.name));
+            }
             self.lines.push((pattern, RouteConfig { upstream, settings }));
             self.spans.push(entry.name_span);
         }
@@ -67,9 +73,8 @@ impl<'c> Reader<'c> {
             report(format!("{} is the key API's own path (admin.path)", self.admin.path.as_str()));
         }
         let served = &self.requests.hosts;
-        if let Some(host) = pattern.host().filter(|host| served.iter().all(|name| name.as_str() != *host))
-            && !served.is_empty()
-        {
+        let is_served = |host: &&Host| served.is_empty() || served.iter().any(|HostName(name)| name.overlaps(host));
+        for host in pattern.hosts().iter().filter(|host| !is_served(host)) {
             report(format!("requests.hosts does not list {host}"));
         }
     }
@@ -121,7 +126,7 @@ impl<'c> Reader<'c> {
     }
 
     fn plain(&self, requirement: Requirement) -> RouteSettings {
-        RouteSettings::plain(requirement, self.requests, self.sources)
+        RouteSettings::plain(requirement, self.requests, self.sources, &self.rewrite)
     }
 
     fn table_requirement(&self, node: &Node<'_>, section: &mut Section<'_>) -> Option<Requirement> {

@@ -23,7 +23,7 @@ settings! {
     }
 }
 
-const IDENTITY_PREFIX: &str = "x-portcullis-";
+pub(super) const IDENTITY_PREFIX: &str = "x-portcullis-";
 const KEY_ID: HeaderName = HeaderName::from_static("x-portcullis-key-id");
 const KEY_NAME: HeaderName = HeaderName::from_static("x-portcullis-key-name");
 const KEY_SCOPES: HeaderName = HeaderName::from_static("x-portcullis-scopes");
@@ -147,7 +147,7 @@ fn carries_key<'s>(name: &str, mut sources: impl Iterator<Item = &'s Source>) ->
 
 /// Back ends that speak CGI or WSGI read `X_Forwarded_For` and `X.Forwarded.For` as `X-Forwarded-For`.
 fn is_special_in_disguise(name: &str) -> bool {
-    let plain = name.replace(['_', '.'], "-");
+    let plain = plain_name(name);
     is_hop_by_hop(&plain)
         || is_claim_of_origin(&plain)
         || plain.starts_with(IDENTITY_PREFIX)
@@ -155,7 +155,12 @@ fn is_special_in_disguise(name: &str) -> bool {
         || matches!(plain.as_str(), "authorization" | "content-length" | "host" | "via")
 }
 
-fn is_hop_by_hop(name: &str) -> bool {
+/// The spelling that back ends may read a lower-case name as.
+pub(super) fn plain_name(name: &str) -> String {
+    name.replace(['_', '.'], "-")
+}
+
+pub(super) fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
@@ -172,7 +177,7 @@ fn is_hop_by_hop(name: &str) -> bool {
 
 /// Fields that make some back ends take another method or path than those that were matched, or (`Proxy`, read as
 /// `HTTP_PROXY` by CGI) go elsewhere. `Expect` is answered here.
-fn changes_meaning(name: &str) -> bool {
+pub(super) fn changes_meaning(name: &str) -> bool {
     matches!(
         name,
         "expect"

@@ -4,6 +4,7 @@
 
 pub mod framing;
 pub mod headers;
+pub mod overrides;
 mod problem;
 mod refusal;
 mod request_id;

@@ -17,7 +17,7 @@ use crate::key::{KeyId, KeySecret};
 use crate::keyring::Holder;
 use crate::limit::{Concurrency, Slot};
 use crate::policy::{self, Permit, Requirement};
-use crate::route::{Found, Path};
+use crate::route::{Found, Path, Pattern};
 
 use super::Proxy;
 use super::gate::{Gate, Route};
@@ -42,6 +42,8 @@ pub struct Trail<'g> {
 pub struct Admitted<'g> {
     pub permit: Permit<Arc<Holder>>,
     pub route: &'g Route,
+    /// The line that matched.
+    pub pattern: &'g Pattern,
     /// Where the `{credential}` segment lies in the path.
     pub credential: Option<Range<usize>>,
     /// The request's place in its key's concurrency limit, held until the response has ended.
@@ -61,8 +63,8 @@ impl Proxy {
     ) -> Result<Admitted<'g>, Refusal> {
         let path = Path::parse(head.parts.uri.path()).map_err(Refusal::MalformedPath)?;
         let host = host_name(&head.parts.headers);
-        let (route, credential) = match gate.table.find(host, &path, head.parts.method.as_str()) {
-            Found::Line { line: route, credential, .. } => (route, credential),
+        let (route, pattern, credential) = match gate.table.find(host, &path, head.parts.method.as_str()) {
+            Found::Line { line: route, pattern, credential } => (route, pattern, credential),
             Found::MethodNotAllowed { allow } => {
                 let miss = Refusal::MethodNotAllowed { allow: allow.to_owned() };
                 return Err(self.miss(gate, head, &path, miss, trail).await);
@@ -77,7 +79,7 @@ impl Proxy {
         if let Some(holder) = permit.key() {
             self.keyring.note_use(holder);
         }
-        Ok(Admitted { permit, route, credential, slot })
+        Ok(Admitted { permit, route, pattern, credential, slot })
     }
 
     /// A miss is told to a valid key alone: strangers do not learn which paths exist.

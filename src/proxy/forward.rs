@@ -1,31 +1,28 @@
 //! The way of an admitted request to its upstream and of the response back.
 
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http::headers::Origin;
 use crate::http::{Refusal, headers};
-use crate::keyring::Holder;
 use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
-use crate::policy::Permit;
 use crate::server::Exchange;
 use crate::upstream::{Blame, Lease, UpstreamError};
 
+use super::Door;
 use super::account::Account;
 use super::admit::Admitted;
 use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
 use super::gate::{Gate, Route};
+use super::rewrite::{self, ResponseFields};
 use super::running::Run;
-use super::settings::CredentialSegment;
-use super::{Door, target};
 
 /// The request that goes with a permit.
 pub(super) struct Passage<'p> {
@@ -48,27 +45,20 @@ impl Door {
         body: Incoming,
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
-        let Admitted { permit, route, credential, .. } = admitted;
+        let route = admitted.route;
         let Passage { gate, exchange, mut parts, origin, epoch } = passage;
         let max = route.settings.max_body;
         let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
-        hide_credential(&permit, route, credential, &mut parts)?;
-        let identity = permit.key().map(|holder| holder.identity());
-        let sources = || gate.sources.iter().chain(&route.settings.sources);
-        headers::prepare_request(&mut parts.headers, origin, sources, identity);
-        // HTTP/1.0 knows requests without a host, HTTP/1.1 does not.
-        if !parts.headers.contains_key(HOST) {
-            parts.headers.insert(HOST, route.upstream.host.clone());
-        }
+        let response_fields = rewrite::prepare(&admitted, gate, origin, &mut parts, &mut account.request_id)?;
         // hyper would send a body of unknown length with GET as none at all.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         // RFC 9110 §2.5: each hop speaks its own version; what the client spoke says nothing about ours.
         let client_version = std::mem::replace(&mut parts.version, Version::HTTP_11);
-        if permit.key().is_some() {
-            account.run = Some(self.proxy.running.note(self.worker, permit, &route.requirement, epoch));
+        if admitted.permit.key().is_some() {
+            account.run = Some(self.proxy.running.note(self.worker, admitted.permit, &route.requirement, epoch));
         }
         let run = account.run.as_ref();
         let upload = body.upload();
@@ -88,27 +78,9 @@ impl Door {
         if let Some(run) = &account.run {
             run.sever_when_lost(exchange.timer());
         }
-        let streaming = Streaming { exchange, route, until, client_version };
+        let streaming = Streaming { exchange, route, until, client_version, response_fields };
         streaming.pass_on(response, lease)
     }
-}
-
-/// Keeps the key's text from the upstream where it stands in the target. The key's id takes its place.
-fn hide_credential(
-    permit: &Permit<Arc<Holder>>,
-    route: &Route,
-    segment: Option<Range<usize>>,
-    parts: &mut Parts,
-) -> Result<(), Refusal> {
-    if let (Some(segment), Some(key), CredentialSegment::Replace) =
-        (segment, permit.key(), route.settings.credential_segment)
-    {
-        parts.uri = target::replace_segment(&parts.uri, segment, key.record().id).ok_or(Refusal::Internal)?;
-    }
-    if let (Some(name), true) = (&route.settings.credential_query, parts.uri.query().is_some()) {
-        parts.uri = target::drop_parameter(&parts.uri, name.as_str()).ok_or(Refusal::Internal)?;
-    }
-    Ok(())
 }
 
 /// The wait for a response's head.
@@ -201,6 +173,7 @@ struct Streaming<'s> {
     route: &'s Route,
     until: Option<Instant>,
     client_version: Version,
+    response_fields: ResponseFields<'s>,
 }
 
 impl Streaming<'_> {
@@ -212,6 +185,7 @@ impl Streaming<'_> {
             return Err(Refusal::UpstreamInvalid);
         }
         headers::prepare_response(response.headers_mut());
+        self.response_fields.apply(response.headers_mut());
         // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
         *response.version_mut() = Version::HTTP_11;
         Ok(response.map(|incoming| {

@@ -50,9 +50,7 @@ pub struct Route {
 impl Gate {
     pub(super) fn check_host(&self, host: Option<&str>) -> Result<(), Refusal> {
         let served = &self.requests.hosts;
-        let is_served = |host: &str| served.iter().map(HostName::as_str).any(|name| name.eq_ignore_ascii_case(host));
-        let host = host.map(|host| host.strip_suffix('.').unwrap_or(host));
-        if served.is_empty() || host.is_some_and(is_served) {
+        if served.is_empty() || host.is_some_and(|host| served.iter().any(|HostName(served)| served.covers(host))) {
             return Ok(());
         }
         Err(Refusal::HostRefused)

@@ -9,6 +9,7 @@ mod body;
 mod forward;
 mod gate;
 mod manage;
+mod rewrite;
 mod running;
 mod settings;
 mod target;
@@ -31,6 +32,8 @@ pub use admit::{Admitted, Head, Trail};
 pub(crate) use admit::{check_opt_ins, without_port};
 pub use body::{Body, RequestBody};
 pub use gate::{Gate, Route};
+pub(crate) use rewrite::forwarded_target;
+pub use rewrite::{FieldRules, HostHeader, PathPrefix, Rewrite};
 pub use running::Running;
 pub use settings::{CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings};
 

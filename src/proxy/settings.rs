@@ -7,7 +7,10 @@ use http::StatusCode;
 
 use crate::credential::Source;
 use crate::policy::Requirement;
+use crate::route::Host;
 use crate::settings::{ByteSize, Node, Rate, Section, Value, settings};
+
+use super::rewrite::Rewrite;
 
 settings! {
     /// `[requests]`: what holds for every request unless its route says otherwise.
@@ -49,25 +52,20 @@ impl Value for LimitStatus {
     }
 }
 
-/// A host name in lower case, without a port.
+/// A host, or with `*.` all those below one.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HostName(String);
-
-impl HostName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+pub struct HostName(pub Host);
 
 impl Value for HostName {
     fn read(node: &Node<'_>) -> Option<Self> {
         let text = node.text()?;
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.[]:".contains(&byte);
-        let has_port = !text.starts_with('[') && text.contains(':');
-        if text.is_empty() || has_port || !text.bytes().all(legal) {
-            return node.problem(format!("\"{text}\" is not a host name; write it without scheme, port or path"));
+        match Host::parse(&text) {
+            Some(host) => Some(Self(host)),
+            None => node.problem(format!(
+                "\"{text}\" is not a host name; write it without scheme, port or path, such as \"api.example.com\", \
+                 \"*.example.com\" or \"[::1]\""
+            )),
         }
-        Some(Self(text.to_ascii_lowercase()))
     }
 }
 
@@ -125,12 +123,15 @@ pub struct RouteSettings {
     pub allow_semicolon: bool,
     pub credential_segment: CredentialSegment,
     pub credential_query: Option<ParameterName>,
+    pub rewrite: Rewrite,
 }
 
 impl RouteSettings {
     /// A route that takes everything from the general options.
-    pub fn plain(requirement: Requirement, requests: &Settings, sources: &[Source]) -> Self {
+    /// `rewrite` is the upstream's.
+    pub fn plain(requirement: Requirement, requests: &Settings, sources: &[Source], rewrite: &Rewrite) -> Self {
         Self {
+            rewrite: rewrite.inherited_by(&requirement),
             requirement,
             timeout: requests.timeout,
             max_body: requests.max_body,
@@ -159,6 +160,7 @@ impl RouteSettings {
             allow_semicolon: section.option("allow_semicolon", || self.allow_semicolon),
             credential_segment: section.option("credential_segment", || self.credential_segment),
             credential_query: section.option("credential_query", || self.credential_query),
+            rewrite: Rewrite::read(section, self.rewrite),
         }
     }
 }

@@ -1,51 +1,88 @@
 //! The lines that share one path: picks among them by host, then by method.
 
+use super::host::Host;
 use super::pattern::{Methods, STANDARD_METHODS, method_order};
 use super::table::{Conflict, ConflictKind};
 
 /// All lines of one path.
 #[derive(Debug, Default)]
 pub(super) struct Leaf {
-    /// Sorted by host, which is in lower case.
-    hosts: Vec<(Box<str>, MethodLines)>,
+    exact: ByName,
+    /// By the name that theirs are below.
+    below: ByName,
     hostless: Option<MethodLines>,
 }
 
+/// Sorted by name, which is in lower case.
+type ByName = Vec<(Box<str>, MethodLines)>;
+
 impl Leaf {
-    /// The lines that answer for this host, alone: those that name it, else those that name none.
+    /// The lines that answer for this host, alone: those that name it, else those of the longest name that it is
+    /// below, else those that name none.
     pub(super) fn lines(&self, host: Option<&str>) -> Option<&MethodLines> {
-        let named = host.and_then(|host| Some(&self.hosts[self.search(host).ok()?].1));
+        let named = host.and_then(|host| named(&self.exact, host).or_else(|| self.lines_above(host)));
         named.or(self.hostless.as_ref())
     }
 
-    pub(super) fn lines_mut(&mut self, host: Option<&str>) -> &mut MethodLines {
-        let Some(host) = host else {
-            return self.hostless.get_or_insert_default();
+    /// The lines that answer for every name that `host` stands for, unless they name it more closely; `None` stands
+    /// for all names.
+    pub(super) fn lines_of_all(&self, host: Option<&Host>) -> Option<&MethodLines> {
+        match host {
+            None => self.hostless.as_ref(),
+            Some(Host::Exact(name)) => self.lines(Some(name)),
+            Some(Host::Below(parent)) => {
+                named(&self.below, parent).or_else(|| self.lines_above(parent)).or(self.hostless.as_ref())
+            }
+        }
+    }
+
+    fn lines_above(&self, host: &str) -> Option<&MethodLines> {
+        let mut left = if self.below.is_empty() { "" } else { host };
+        while let Some((_, parent)) = left.split_once('.') {
+            if let Some(lines) = named(&self.below, parent) {
+                return Some(lines);
+            }
+            left = parent;
+        }
+        None
+    }
+
+    pub(super) fn lines_mut(&mut self, host: Option<&Host>) -> &mut MethodLines {
+        let (lines, name) = match host {
+            None => return self.hostless.get_or_insert_default(),
+            Some(Host::Exact(name)) => (&mut self.exact, name),
+            Some(Host::Below(parent)) => (&mut self.below, parent),
         };
-        let index = match self.search(host) {
+        let index = match search(lines, name) {
             Ok(index) => index,
             Err(index) => {
-                self.hosts.insert(index, (host.into(), MethodLines::default()));
+                lines.insert(index, (name.clone(), MethodLines::default()));
                 index
             }
         };
-        &mut self.hosts[index].1
+        &mut lines[index].1
     }
 
     /// Every host (or none) that has lines here, with them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Option<&str>, &MethodLines)> {
-        let hosts = self.hosts.iter().map(|(host, lines)| (Some(&**host), lines));
-        hosts.chain(self.hostless.as_ref().map(|lines| (None, lines)))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Option<Host>, &MethodLines)> {
+        let exact = self.exact.iter().map(|(name, lines)| (Some(Host::Exact(name.clone())), lines));
+        let below = self.below.iter().map(|(name, lines)| (Some(Host::Below(name.clone())), lines));
+        exact.chain(below).chain(self.hostless.as_ref().map(|lines| (None, lines)))
     }
 
     pub(super) fn finish(&mut self) {
-        self.hosts.iter_mut().map(|(_, lines)| lines).chain(&mut self.hostless).for_each(MethodLines::finish);
+        let named = self.exact.iter_mut().chain(&mut self.below).map(|(_, lines)| lines);
+        named.chain(&mut self.hostless).for_each(MethodLines::finish);
     }
+}
 
-    fn search(&self, host: &str) -> Result<usize, usize> {
-        let wanted = host.bytes().map(|byte| byte.to_ascii_lowercase());
-        self.hosts.binary_search_by(|(name, _)| name.bytes().cmp(wanted.clone()))
-    }
+fn named<'l>(lines: &'l ByName, host: &str) -> Option<&'l MethodLines> {
+    Some(&lines[search(lines, host).ok()?].1)
+}
+
+fn search(lines: &ByName, host: &str) -> Result<usize, usize> {
+    let wanted = host.bytes().map(|byte| byte.to_ascii_lowercase());
+    lines.binary_search_by(|(name, _)| name.bytes().cmp(wanted.clone()))
 }
 
 /// The lines of one path and host, by method. A line is its index in the table.

@@ -87,6 +87,15 @@ impl<'r> Path<'r> {
         self.semicolon
     }
 
+    /// Where in the raw path segment number `position`, from 0, starts: beyond the end when there are fewer.
+    pub fn segment_start(&self, position: usize) -> usize {
+        let mut segments = self.segments();
+        if position > 0 {
+            segments.nth(position - 1);
+        }
+        segments.position()
+    }
+
     pub(super) fn segments(&self) -> Segments<'r> {
         Segments { raw: self.raw, at: 1, split_encoded_from: usize::MAX, cut_semicolons: false }
     }

@@ -1,25 +1,29 @@
-//! One line of a route table as a user writes it: `GET,POST host.example/api/{name}/{*rest}`.
+//! One line of a route table as a user writes it: `GET,POST host.example,*.host.example/api/{name}`.
 //!
 //! Refuses what could never match, with a text that says what to write instead: a guard that matches nothing is a hole.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv6Addr;
+
+use super::host::Host;
+use super::path::Path;
 
 /// Bounds the buffer that an escaped segment is decoded into.
 pub(super) const LITERAL_BYTES_MAX: usize = 255;
 /// Bounds the depth of a table, and so of the recursion in it.
 const SEGMENTS_MAX: usize = 64;
+/// How many hosts a line can have: bounds its text, which names it in logs and metrics.
+pub const HOSTS_MAX: usize = 64;
 /// The parameter whose segment carries the key.
 const CREDENTIAL: &str = "credential";
 pub(super) const STANDARD_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// Methods, perhaps a host, and the shape of a path. `Display` is its canonical text.
+/// Methods, perhaps hosts, and the shape of a path. `Display` is its canonical text.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pattern {
     pub(super) methods: Methods,
-    /// Lower case, without a port.
-    pub(super) host: Option<Box<str>>,
+    /// Sorted, none twice. None: for every host.
+    pub(super) hosts: Vec<Host>,
     /// At least one; an empty literal stands for a trailing slash and is the last; so is `Rest`.
     pub(super) segments: Vec<Segment>,
 }
@@ -53,8 +57,13 @@ pub enum PatternError {
     DotSegment,
     #[error("a path has no empty segments; write one slash between two segments")]
     EmptySegment,
-    #[error("\"{0}\" is not a host; write a name such as api.example.com, or [::1], without a port")]
+    #[error(
+        "\"{0}\" is not a host; write a name such as api.example.com, *.example.com or [::1], without a port, \
+         and several joined by commas without blanks"
+    )]
     Host(String),
+    #[error("host {0} is listed twice; write it once")]
+    HostRepeated(String),
     #[error("\"{0}\" has {1:?}, which no path can have here; write the path decoded and without its query")]
     LiteralCharacter(String, char),
     #[error(
@@ -77,6 +86,8 @@ pub enum PatternError {
     RestNotLast(String),
     #[error("a segment has at most {LITERAL_BYTES_MAX} bytes; write {{name}} for it")]
     SegmentTooLong,
+    #[error("a line has at most {HOSTS_MAX} hosts; write *.example.com, or several lines")]
+    TooManyHosts,
     #[error("a path has at most {SEGMENTS_MAX} segments; write {{*rest}} for what follows")]
     TooManySegments,
     #[error("\"{0}\" is not a wildcard here; write {{name}} for one segment, {{*rest}} for all that follow")]
@@ -84,16 +95,27 @@ pub enum PatternError {
 }
 
 impl Pattern {
-    /// Reads `METHOD[,METHOD] [host]/path`. Literal text is written decoded and matched with regard to case.
+    /// Reads `METHOD[,METHOD] [host[,host]]/path`. Literal text is written decoded and matched with regard to case.
     ///
     /// # Errors
     /// [`PatternError`] for what is malformed or could never match.
     pub fn parse(line: &str) -> Result<Self, PatternError> {
         let (methods, target) = line.trim().split_once(' ').ok_or(PatternError::NoPath)?;
         let methods = Methods::parse(methods)?;
-        let (host, path) = target.trim_start().split_once('/').ok_or(PatternError::NoPath)?;
-        let host = if host.is_empty() { None } else { Some(parse_host(host)?) };
-        Ok(Self { methods, host, segments: parse_segments(path)? })
+        let (hosts, path) = target.trim_start().split_once('/').ok_or(PatternError::NoPath)?;
+        let hosts = if hosts.is_empty() { Vec::new() } else { parse_hosts(hosts)? };
+        Ok(Self { methods, hosts, segments: parse_segments(path)? })
+    }
+
+    /// This line for `hosts`, unless it names some of its own.
+    pub fn for_hosts(self, hosts: &[Host]) -> Self {
+        if !self.hosts.is_empty() {
+            return self;
+        }
+        let mut hosts = hosts.to_vec();
+        hosts.sort();
+        hosts.dedup();
+        Self { hosts, ..self }
     }
 
     /// Whether the key is read from a `{credential}` segment of the path.
@@ -101,9 +123,26 @@ impl Pattern {
         self.credential_position().is_some()
     }
 
-    /// The only host that this is for: lower case, without a port. `None` means any.
-    pub fn host(&self) -> Option<&str> {
-        self.host.as_deref()
+    /// The hosts that this is for; none listed: every host.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// Whether there is a `{name}` or `{*name}`.
+    pub fn has_parameter(&self, name: &str) -> bool {
+        self.segments.iter().any(|segment| segment.parameter() == Some(name))
+    }
+
+    /// What stands for `{name}` or `{*name}` in a path that this covers, raw. Empty for a `{*name}` of no segments;
+    /// `None` when there is no such parameter.
+    pub fn parameter<'r>(&self, name: &str, path: &Path<'r>) -> Option<&'r str> {
+        let position = self.segments.iter().position(|segment| segment.parameter() == Some(name))?;
+        let start = path.segment_start(position);
+        let left = path.raw().get(start..).unwrap_or_default();
+        match self.segments[position] {
+            Segment::Rest(_) => Some(left),
+            _ => left.split('/').next(),
+        }
     }
 
     /// Whether every path that this covers is `prefix` or below it.
@@ -120,13 +159,24 @@ impl Pattern {
     }
 }
 
+impl Segment {
+    fn parameter(&self) -> Option<&str> {
+        match self {
+            Self::Literal(_) => None,
+            Self::Parameter(name) | Self::Rest(name) => Some(name),
+        }
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.methods {
             Methods::Any => f.write_str("ANY ")?,
             Methods::Listed(methods) => write!(f, "{} ", methods.join(","))?,
         }
-        f.write_str(self.host.as_deref().unwrap_or_default())?;
+        for (index, host) in self.hosts.iter().enumerate() {
+            write!(f, "{}{host}", if index > 0 { "," } else { "" })?;
+        }
         self.segments.iter().try_for_each(|segment| match segment {
             Segment::Literal(text) => write!(f, "/{text}"),
             Segment::Parameter(name) => write!(f, "/{{{name}}}"),
@@ -170,17 +220,20 @@ fn check_method(method: &str) -> Result<(), PatternError> {
     }
 }
 
-fn parse_host(text: &str) -> Result<Box<str>, PatternError> {
-    let name = text.to_ascii_lowercase();
-    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let address: Ipv6Addr = address.parse().map_err(|_| PatternError::Host(text.to_owned()))?;
-        return Ok(format!("[{address}]").into());
+fn parse_hosts(list: &str) -> Result<Vec<Host>, PatternError> {
+    let mut hosts = Vec::new();
+    for text in list.split(',') {
+        let host = Host::parse(text).ok_or_else(|| PatternError::Host(text.to_owned()))?;
+        if hosts.contains(&host) {
+            return Err(PatternError::HostRepeated(host.to_string()));
+        }
+        hosts.push(host);
     }
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if !name.split('.').all(|label| !label.is_empty() && label.bytes().all(legal)) {
-        return Err(PatternError::Host(text.to_owned()));
+    if hosts.len() > HOSTS_MAX {
+        return Err(PatternError::TooManyHosts);
     }
-    Ok(name.into())
+    hosts.sort();
+    Ok(hosts)
 }
 
 fn parse_segments(path: &str) -> Result<Vec<Segment>, PatternError> {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
+use super::host::Host;
 use super::leaf::{Leaf, MethodLines};
 use super::path::{Path, Segments, decode};
 use super::pattern::{LITERAL_BYTES_MAX, Pattern, Segment};
@@ -69,7 +70,7 @@ impl<T> Table<T> {
     pub fn build(lines: Vec<(Pattern, T)>) -> Result<Self, Vec<Conflict>> {
         let mut trie = Trie::default();
         let mut conflicts: Vec<Conflict> =
-            lines.iter().enumerate().filter_map(|(index, (pattern, _))| trie.insert(pattern, index)).collect();
+            lines.iter().enumerate().flat_map(|(index, (pattern, _))| trie.insert(pattern, index)).collect();
         conflicts.extend(trie.unreachable());
         if !conflicts.is_empty() {
             return Err(conflicts);
@@ -80,7 +81,8 @@ impl<T> Table<T> {
 
     /// Finds the line that governs a request. `host` is without its port; its case makes no difference.
     ///
-    /// The most specific path wins, then a line with that host over one without; those lines answer alone.
+    /// The most specific path wins, then a line with that host over one with `*.` and that over one without; those lines
+    /// answer alone.
     pub fn find<'t>(&'t self, host: Option<&str>, path: &Path<'_>, method: &str) -> Found<'t, T> {
         // A name with a final dot is the same host: it must not slip past a line that names it.
         let host = host.map(|host| host.strip_suffix('.').unwrap_or(host));
@@ -102,12 +104,9 @@ impl<T> Table<T> {
 }
 
 fn segment_range(path: &Path<'_>, position: usize) -> Option<Range<usize>> {
-    let mut segments = path.segments();
-    if position > 0 {
-        segments.nth(position - 1)?;
-    }
-    let start = segments.position();
-    Some(start..start + segments.next()?.len())
+    let start = path.segment_start(position);
+    let segment = path.raw().get(start..)?.split('/').next()?;
+    Some(start..start + segment.len())
 }
 
 #[derive(Debug)]
@@ -166,7 +165,8 @@ impl Trie {
         below(literal).or_else(|| below(parameter)).or_else(rest)
     }
 
-    fn insert(&mut self, pattern: &Pattern, line: usize) -> Option<Conflict> {
+    /// Reports no two lines twice, however many hosts they have in common.
+    fn insert(&mut self, pattern: &Pattern, line: usize) -> Vec<Conflict> {
         let mut index = ROOT;
         for segment in &pattern.segments {
             let fresh = self.nodes.len();
@@ -183,7 +183,13 @@ impl Trie {
         let node = &mut self.nodes[index];
         let ends_in_rest = matches!(pattern.segments.last(), Some(Segment::Rest(_)));
         let leaf = if ends_in_rest { &mut node.rest } else { &mut node.exact };
-        leaf.lines_mut(pattern.host.as_deref()).add(&pattern.methods, line)
+        let any = pattern.hosts.is_empty().then_some(None);
+        let hosts = pattern.hosts.iter().map(Some).chain(any);
+        let mut conflicts: Vec<Conflict> =
+            hosts.filter_map(|host| leaf.lines_mut(host).add(&pattern.methods, line)).collect();
+        conflicts.sort_by_key(|conflict| conflict.first);
+        conflicts.dedup_by_key(|conflict| conflict.first);
+        conflicts
     }
 
     /// The `{*rest}` lines that no path is left for. No other line can be unreachable: a `{name}` is never used up.
@@ -191,7 +197,7 @@ impl Trie {
         let mut conflicts = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
             for (host, lines) in node.rest.iter() {
-                let Some(first) = self.shadow(index, host) else { continue };
+                let Some(first) = self.shadow(index, host.as_ref()) else { continue };
                 let unreachable = |second| Conflict { first, second, kind: ConflictKind::Unreachable };
                 conflicts.extend(lines.indices().map(unreachable));
             }
@@ -202,15 +208,16 @@ impl Trie {
     }
 
     /// A line among those that leave nothing to the node's own `{*rest}`: the path itself, the path with a slash, and
-    /// all that lies below are covered.
-    fn shadow(&self, index: usize, host: Option<&str>) -> Option<usize> {
+    /// all that lies below are covered. For `*.name` it is enough to look at a name that no line mentions: those that do
+    /// only have more lines in front.
+    fn shadow(&self, index: usize, host: Option<&Host>) -> Option<usize> {
         let node = &self.nodes[index];
         if index != ROOT {
-            node.exact.lines(host)?;
+            node.exact.lines_of_all(host)?;
         }
-        self.nodes[node.literal("")?].exact.lines(host)?;
+        self.nodes[node.literal("")?].exact.lines_of_all(host)?;
         let below = node.parameter?;
-        match self.nodes[below].rest.lines(host) {
+        match self.nodes[below].rest.lines_of_all(host) {
             Some(lines) => lines.indices().next(),
             None => self.shadow(below, host),
         }

@@ -128,6 +128,7 @@ fn pattern_is_shown_in_canonical_form() {
         ("ZAP,DELETE,MKCOL,HEAD /x", "HEAD,DELETE,MKCOL,ZAP /x"),
         ("ANY API.Example.COM/{*rest}", "ANY api.example.com/{*rest}"),
         ("GET [0:0::1]/{a}/{_b2}/", "GET [::1]/{a}/{_b2}/"),
+        ("GET b.example,*.B.example,a.example,[::1]/x", "GET [::1],a.example,b.example,*.b.example/x"),
         ("  GET   /métrique/a b@c  ", "GET /métrique/a b@c"),
         ("GET /p/{credential}/{monitor}", "GET /p/{credential}/{monitor}"),
     ] {
@@ -157,7 +158,16 @@ fn pattern_that_cannot_match_is_refused() {
     check("GET a.example:80/x", Host(text("a.example:80")));
     check("GET POST /x", Host(text("POST ")));
     check("GET a..b/x", Host(text("a..b")));
-    check("GET *.example/x", Host(text("*.example")));
+    check("GET */x", Host(text("*")));
+    check("GET *./x", Host(text("*.")));
+    check("GET a.*.example/x", Host(text("a.*.example")));
+    check("GET *.*.example/x", Host(text("*.*.example")));
+    check("GET *.[::1]/x", Host(text("*.[::1]")));
+    check("GET a.example,/x", Host(text("")));
+    check("GET a.example, b.example/x", Host(text(" b.example")));
+    check("GET a.example,b.example,A.example/x", HostRepeated(text("a.example")));
+    let hosts: Vec<String> = (0..65).map(|number| format!("h{number}")).collect();
+    check(&format!("GET {}/x", hosts.join(",")), TooManyHosts);
     check("GET [::g]/x", Host(text("[::g]")));
     check("GET http://a/x", Host(text("http:")));
     check("GET /a//b", EmptySegment);
@@ -360,6 +370,79 @@ fn lines_of_the_host_answer_alone() {
 }
 
 #[test]
+fn a_line_answers_for_each_of_its_hosts() {
+    let table = table(&[
+        "GET a.example,b.example/x",
+        "GET *.example/x",
+        "GET *.deep.example,top/x",
+        "POST c.deep.example/x",
+        "PUT /x",
+    ]);
+    for (target, expected) in [
+        ("GET a.example/x", "GET a.example,b.example/x"),
+        ("GET B.example/x", "GET a.example,b.example/x"),
+        ("GET c.example/x", "GET *.example/x"),
+        ("GET C.D.Example./x", "GET *.example/x"),
+        ("GET deep.example/x", "GET *.example/x"),
+        ("GET a.deep.example/x", "GET *.deep.example,top/x"),
+        ("GET a.b.deep.example/x", "GET *.deep.example,top/x"),
+        ("GET c.deep.example/x", "405 POST"),
+        ("GET top/x", "GET *.deep.example,top/x"),
+        ("GET example/x", "405 PUT"),
+        ("GET notexample/x", "405 PUT"),
+        ("GET a.example.evil/x", "405 PUT"),
+        ("PUT a.example/x", "405 GET, HEAD"),
+        ("PUT /x", "PUT /x"),
+    ] {
+        check(&table, target, expected);
+    }
+}
+
+#[test]
+fn a_host_covers_itself_and_a_wildcard_what_is_below_its_name() {
+    let host = |text: &str| Host::parse(text).unwrap();
+    for (pattern, name, covers) in [
+        ("a.example", "A.example.", true),
+        ("a.example", "b.a.example", false),
+        ("*.example", "a.example", true),
+        ("*.example", "B.A.Example.", true),
+        ("*.example", "example", false),
+        ("*.example", ".example", false),
+        ("*.example", "aexample", false),
+        ("*.example", "a.example.net", false),
+        ("[::1]", "[::1]", true),
+    ] {
+        assert_eq!(host(pattern).covers(name), covers, "{pattern} {name}");
+        assert!(host(pattern).covers(&host(pattern).example()));
+    }
+    for (one, other, overlap) in [
+        ("*.example", "a.example", true),
+        ("*.example", "*.a.example", true),
+        ("*.example", "*.example", true),
+        ("*.example", "example", false),
+        ("*.b.example", "*.a.example", false),
+        ("a.example", "b.example", false),
+    ] {
+        assert_eq!(host(one).overlaps(&host(other)), overlap, "{one} {other}");
+        assert_eq!(host(other).overlaps(&host(one)), overlap, "{other} {one}");
+    }
+}
+
+#[test]
+fn a_parameter_is_what_stands_for_it_in_the_raw_path() {
+    let pattern = pattern("GET /t/{tenant}/x/{*rest}");
+    for (raw, tenant, rest) in
+        [("/t/a%20b/x/y/z%2F", "a%20b", "y/z%2F"), ("/t/acme/x/", "acme", ""), ("/t/acme/x", "acme", "")]
+    {
+        let path = Path::parse(raw).unwrap();
+        assert_eq!(pattern.parameter("tenant", &path), Some(tenant), "{raw}");
+        assert_eq!(pattern.parameter("rest", &path), Some(rest), "{raw}");
+        assert_eq!(pattern.parameter("x", &path), None, "{raw}");
+    }
+    assert!(pattern.has_parameter("rest") && !pattern.has_parameter("t"));
+}
+
+#[test]
 fn encoded_slash_stays_inside_its_segment() {
     let table = table(&[
         "GET /rules/{namespace}/{group}",
@@ -423,6 +506,10 @@ fn lines_for_the_same_requests_conflict() {
     check_conflicts(&["ANY /a", "ANY /a"], &[(0, 1)]);
     check_conflicts(&["GET /a/{*x}", "GET /a/{*y}"], &[(0, 1)]);
     check_conflicts(&["GET h.example/a", "GET H.example/a"], &[(0, 1)]);
+    check_conflicts(&["GET h.example,i.example/a", "GET i.example,j.example/a", "GET j.example/a"], &[(0, 1), (1, 2)]);
+    check_conflicts(&["GET h.example,i.example/a", "GET i.example,h.example/a"], &[(0, 1)]);
+    check_conflicts(&["GET *.example/a", "GET *.Example/a"], &[(0, 1)]);
+    check_conflicts(&["GET *.example/a", "GET h.example/a", "GET *.h.example/a"], &[]);
     check_conflicts(&["GET /a", "HEAD /a", "ANY /a"], &[]);
     check_conflicts(&["GET h.example/a", "GET /a", "GET i.example/a"], &[]);
     check_conflicts(&["GET /a", "GET /a/", "GET /a/{*x}", "GET /a/{x}"], &[]);
@@ -440,5 +527,10 @@ fn line_that_no_path_is_left_for_conflicts() {
     check_conflicts(&["GET /", "GET /{x}", "GET /{x}/", "GET /{x}/{y}/{*z}", "GET /{*rest}"], &[(3, 4)]);
     check_conflicts(&["GET h.example/{*rest}", "GET /", "GET /{x}/{*y}"], &[(2, 0)]);
     check_conflicts(&["GET /{*rest}", "GET h.example/", "GET /{x}/{*y}"], &[]);
+    check_conflicts(&["GET *.h.example/{*rest}", "GET /", "GET /{x}/{*y}"], &[(2, 0)]);
+    check_conflicts(&["GET a.h.example/{*rest}", "GET *.h.example/", "GET /{x}/{*y}"], &[(2, 0)]);
+    check_conflicts(&["GET *.b.h/{*rest}", "GET *.h/", "GET *.b.h/{x}/{*y}"], &[(2, 0)]);
+    check_conflicts(&["GET *.h/{*rest}", "GET *.b.h/", "GET *.h/{x}/{*y}"], &[]);
+    check_conflicts(&["GET h,i/{*rest}", "GET /", "GET h/{x}/{*y}"], &[(2, 0)]);
     check_conflicts(&["GET /a/{*rest}", "GET /a", "GET /a/{x}/{*y}"], &[]);
 }

@@ -237,6 +237,29 @@ fn routes_as_json_holds_every_line() {
 }
 
 #[test]
+fn routes_tells_hosts_and_rewrites() {
+    let installation = Installation::with(|setup| {
+        setup
+            .no_routes()
+            .upstream("hosts = [\"b.test\", \"a.test\"]")
+            .upstream("set_headers = { X-Tenant = \"{key.name}\" }")
+            .route("GET /x", "\"monitor:read\"")
+            .route("GET c.test/p/x", "{ require = \"public\", strip_prefix = \"/p\", host = \"upstream\" }")
+    });
+
+    let text = run_on(&installation, "routes", &["--json"], 0).stdout;
+    let table = run_on(&installation, "routes", &[], 0).stdout;
+
+    assert!(table.contains("GET a.test,b.test/x ") && table.contains("GET c.test/p/x "), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let (own, public) = (&json["routes"][0], &json["routes"][1]);
+    assert_eq!(own["set_headers"], serde_json::json!({"x-tenant": "{key.name}"}), "{text}");
+    assert_eq!((&own["strip_prefix"], &own["host"]), (&serde_json::Value::Null, &"keep".into()));
+    assert_eq!(public["remove_headers"], serde_json::json!(["x-tenant"]), "{text}");
+    assert_eq!((&public["strip_prefix"], &public["host"]), (&"/p".into(), &"upstream".into()));
+}
+
+#[test]
 fn healthcheck_says_healthy_of_a_running_gate() {
     let gate = Gate::start();
 

@@ -444,3 +444,104 @@ fn a_credential_segment_that_nothing_would_read_is_refused() {
     refuse_route(r#""GET /p/{credential}/x" = "public""#, "the upstream would see it");
     refuse_route(r#""GET /p/x" = { require = "deny", credential_segment = "keep" }"#, "has no {credential} segment");
 }
+
+#[test]
+fn a_rewrite_that_could_not_be_meant_is_refused() {
+    refuse_route(
+        "\"GET /x\" = { require = \"public\", strip_prefix = \"/prom\" }",
+        "route \"GET /x\": its path does not start with /prom, so strip_prefix cannot cut that off",
+    );
+    refuse_route("\"GET /{a}/x\" = { require = \"public\", strip_prefix = \"/a\" }", "does not start with /a");
+    refuse_route("\"GET /ab\" = { require = \"public\", strip_prefix = \"/a\" }", "does not start with /a");
+    for prefix in ["/", "a", "/a/", "//a", "/a/../b", "/a%20b", "/a b", "/a;b"] {
+        let line = |option: &str| format!("\"GET /a/b\" = {{ require = \"public\", {option} = \"{prefix}\" }}");
+        refuse_route(&line("strip_prefix"), "is not a plain path; write one such as \"/prometheus\"");
+        refuse_route(&line("add_prefix"), "is not a plain path; write one such as \"/prometheus\"");
+    }
+    for host in ["", "a/b", "http://a", "a b", "a:0", "*.a"] {
+        let line = format!("\"GET /x\" = {{ require = \"public\", host = \"{host}\" }}");
+        refuse_route(&line, "host must be \"keep\", \"upstream\" or a name");
+    }
+}
+
+#[test]
+fn a_header_that_is_the_gates_own_cannot_be_set_or_removed() {
+    for (name, reason) in [
+        ("Host", "is written by the option host"),
+        ("Content-Length", "frames the message"),
+        ("Transfer-Encoding", "frames the message"),
+        ("Connection", "frames the message"),
+        ("Upgrade", "frames the message"),
+        ("TE", "frames the message"),
+        ("X-Portcullis-Key-Id", "says which key a request has"),
+        ("x_portcullis_scopes", "says which key a request has"),
+        ("Content_Length", "frames the message"),
+        ("X-HTTP-Method-Override", "another method or path"),
+        ("X-Original-URL", "another method or path"),
+        ("X.Rewrite.URL", "another method or path"),
+        ("Expect", "another method or path"),
+        ("X Y", "is not a header name"),
+        ("", "is not a header name"),
+    ] {
+        let line = |options: &str| format!("\"GET /x\" = {{ require = \"metrics:read\", {options} }}");
+        refuse_route(&line(&format!("set_headers = {{ \"{name}\" = \"1\" }}")), reason);
+        refuse_route(&line(&format!("remove_headers = [\"{name}\"]")), reason);
+    }
+    for name in ["Content-Length", "X-Portcullis-Kind", "Trailer"] {
+        let line = format!("\"GET /x\" = {{ require = \"metrics:read\", remove_response_headers = [\"{name}\"] }}");
+        assert!(parse(&format!("{SOUND}{line}\n")).is_err(), "{name}");
+    }
+    let set = |fields: &str| format!("\"GET /x\" = {{ require = \"metrics:read\", set_headers = {{ {fields} }} }}");
+    refuse_route(&set("\"X-A\" = \"1\", \"x_a\" = \"2\""), "x_a is set twice, in two spellings; keep one");
+    let both = "\"GET /x\" = { require = \"public\", set_headers = { \"X-A\" = \"1\" }, remove_headers = [\"X.A\"] }";
+    refuse_route(both, "X.A is set here too");
+}
+
+#[test]
+fn a_template_that_cannot_be_filled_in_is_refused() {
+    let line = |value: &str, needs: &str| {
+        format!("\"GET /{{name}}/x\" = {{ require = \"{needs}\", set_headers = {{ \"X-A\" = \"{value}\" }} }}")
+    };
+    for (value, message) in [
+        ("{key}", "{key} is not known; known: {key.id}"),
+        ("{key.secret}", "{key.secret} is not known"),
+        ("{path.name", "write {{ or }} for the character itself"),
+        ("a}", "write {{ or }} for the character itself"),
+        ("{path.credential}", "{path.credential} is the key itself; write {key.id}"),
+        ("{path.other}", "the path has no {other} segment"),
+        ("é", "cannot stand in a header"),
+        ("a\\nb", "cannot stand in a header"),
+        (" a", "a blank at the start or end"),
+    ] {
+        refuse_route(&line(value, "authenticated"), message);
+    }
+    refuse_route(&line("{key.id}", "public"), "a public route knows no key, so x-a cannot be \"{key.id}\"");
+    accept(&format!("{SOUND}{}\n", line("{path.name}-{request.id}-{client.ip}-{{}}", "public")));
+}
+
+#[test]
+fn what_an_upstream_changes_has_to_fit_each_of_its_lines() {
+    let with = |option: &str| SOUND.replace("[upstream.tsdb.routes]", &format!("{option}\n[upstream.tsdb.routes]"));
+    refuse(&with("strip_prefix = \"/prom\""), &[(8, 1, "its path does not start with /prom")]);
+    refuse(&with("set_headers = { X-A = \"{path.tenant}\" }"), &[(8, 1, "the path has no {tenant} segment")]);
+    refuse(&with("set_headers = { Host = \"a\" }"), &[(6, 17, "Host is written by the option host")]);
+    refuse(&with("hosts = [\"a.test\", \"b.test:80\"]"), &[(6, 20, "\"b.test:80\" is not a host name")]);
+    accept(&with("set_headers = { X-A = \"{key.id}\" }").replace("= \"metrics:read\"", "= \"public\""));
+}
+
+#[test]
+fn a_host_that_no_request_can_have_is_refused_in_a_line() {
+    for hosts in ["a.test,", ",a.test", "a.test:80", "*", "*.", "a.*.test", "a.test,a.test"] {
+        let line = format!("\"GET {hosts}/x\" = \"public\"");
+        assert!(parse(&format!("{SOUND}{line}\n")).is_err(), "{hosts}");
+    }
+    let served = |hosts: &str, line: &str| format!("[requests]\nhosts = [{hosts}]\n{SOUND}{line}\n");
+    let places = [(10, 1, "requests.hosts does not list b.test")];
+    refuse(&served("\"a.test\"", "\"GET a.test,b.test/x\" = \"public\""), &places);
+    accept(&served("\"*.test\"", "\"GET a.test,b.test/x\" = \"public\""));
+    accept(&served("\"a.test\"", "\"GET *.test/x\" = \"public\""));
+    refuse_route(
+        "\"GET a.test,b.test/x\" = \"public\"\n\"GET c.test,b.test/x\" = \"public\"",
+        "route \"GET b.test,c.test/x\" claims GET requests that \"GET a.test,b.test/x\" in line 8 has; keep one",
+    );
+}

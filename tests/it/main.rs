@@ -4,6 +4,7 @@ mod harness;
 
 mod admin;
 mod admission;
+mod behind_proxy;
 mod cli;
 mod config;
 mod demo;
@@ -17,4 +18,5 @@ mod process;
 mod readme;
 mod real_clients;
 mod revocation;
+mod rewrites;
 mod spec;

@@ -11,7 +11,7 @@ use crate::http::Refusal;
 use crate::http::framing::{Malformed, check_head};
 use crate::key::ScopeSet;
 use crate::policy::{self, Requirement, ScopeHolder};
-use crate::proxy::{HostName, check_opt_ins, without_port};
+use crate::proxy::{HostName, check_opt_ins, forwarded_target, without_port};
 use crate::route::{Found, Path, Pattern, Table};
 
 use super::listed;
@@ -55,16 +55,18 @@ pub(super) enum Admitted {
 pub(super) struct Judgement<'c> {
     pub(super) line: Option<(&'c Pattern, &'c RouteConfig)>,
     pub(super) reasons: Vec<String>,
+    /// What the upstream would get in the place of the client's target; `None` when it is the same.
+    pub(super) target: Option<String>,
     pub(super) verdict: Result<Admitted, Refusal>,
 }
 
 /// The host to suppose when none is given: one that is served, if not all are.
-pub(super) fn assumed_host(config: &Config) -> Option<&str> {
-    config.requests.hosts.first().map(HostName::as_str)
+pub(super) fn assumed_host(config: &Config) -> Option<String> {
+    config.requests.hosts.first().map(|HostName(host)| host.example())
 }
 
 pub(super) fn judge<'c>(config: &'c Config, request: &Request, host: Option<&str>, caller: &Caller) -> Judgement<'c> {
-    let mut judgement = Judgement { line: None, reasons: Vec::new(), verdict: Ok(Admitted::KeyApi) };
+    let mut judgement = Judgement { line: None, reasons: Vec::new(), target: None, verdict: Ok(Admitted::KeyApi) };
     let judge = Judge { config, request, given_host: host, host: host.map(without_port), caller };
     judgement.verdict = judge.verdict(&mut judgement);
     judgement
@@ -92,8 +94,9 @@ impl<'c> Judge<'_, 'c> {
         }
         let method = self.request.method.as_str();
         match self.config.routes.find(self.host, &path, method) {
-            Found::Line { line, pattern, .. } => {
+            Found::Line { line, pattern, credential } => {
                 judgement.line = Some((pattern, line));
+                judgement.target = forwarded_target(&line.settings, &path, self.request.query(), credential);
                 judgement.reasons.push(self.why_this_line(pattern, &path));
                 self.pass(line, &path)
             }
@@ -130,7 +133,7 @@ impl<'c> Judge<'_, 'c> {
 
     fn check_host(&self, judgement: &mut Judgement<'c>) -> Result<(), Refusal> {
         let served = &self.config.requests.hosts;
-        let named = |host: &str| served.iter().any(|name| name.as_str().eq_ignore_ascii_case(host));
+        let named = |host: &str| served.iter().any(|HostName(served)| served.covers(host));
         if served.is_empty() || self.host.is_some_and(named) {
             return Ok(());
         }

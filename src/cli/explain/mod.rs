@@ -54,8 +54,8 @@ fn fixed_kinds() -> impl TypedValueParser<Value = Kind> {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let config = arguments.config.load()?;
     let caller = caller(arguments, &config)?;
-    let host = arguments.host.as_deref().or_else(|| judge::assumed_host(&config));
-    let judgement = judge::judge(&config, &arguments.request, host, &caller);
+    let host = arguments.host.clone().or_else(|| judge::assumed_host(&config));
+    let judgement = judge::judge(&config, &arguments.request, host.as_deref(), &caller);
     let exit = if judgement.verdict.is_ok() { Exit::Success } else { Exit::Refused };
     output::print(&text(&config, arguments, &caller, judgement)?)?;
     Ok(exit)
@@ -88,6 +88,9 @@ fn text(config: &Config, arguments: &Arguments, caller: &Caller, judgement: Judg
     let (verdict, status) = match judgement.verdict {
         Ok(Admitted::KeyApi) => ("admitted to the key API".to_owned(), "what the key API answers".to_owned()),
         Ok(Admitted::Upstream(position)) => {
+            fields.extend(judgement.target.map(|target| ("target", target)));
+            let changes = judgement.line.map(|(_, line)| show::changes(&line.settings.rewrite));
+            fields.extend(changes.filter(|changes| !changes.is_empty()).map(|changes| ("changes", changes.join("\n"))));
             let upstream = config.upstreams.get(position).context("a route names an upstream that is not there")?;
             (format!("admitted to {} ({})", upstream.name, upstream.urls), "what the upstream answers".to_owned())
         }

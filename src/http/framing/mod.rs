@@ -28,6 +28,11 @@ pub use response::{BadResponse, ResponseLimits};
 pub use sieve::{Progress, Rules, Sieve, Stop};
 pub use upstream::{GuardedUpstream, UpstreamState};
 
+/// Whether `value` is what a `Host` field may hold.
+pub(crate) fn is_host(value: &[u8]) -> bool {
+    host::is_valid(value)
+}
+
 /// How the fields of a head say that its body ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Body {

@@ -7,11 +7,21 @@ use super::super::*;
 /// How specific each step of a match is; less is more specific, and a path that ends beats a `{*rest}` of nothing.
 type Rank = Vec<u8>;
 
-/// A pattern taken apart by hand: methods, host, segments.
-fn parts(line: &str) -> (Vec<&str>, Option<&str>, Vec<&str>) {
+/// A pattern taken apart by hand: methods, hosts, segments.
+fn parts(line: &str) -> (Vec<&str>, Vec<&str>, Vec<&str>) {
     let (methods, target) = line.split_once(' ').unwrap();
-    let (host, path) = target.split_once('/').unwrap();
-    (methods.split(',').collect(), Some(host).filter(|host| !host.is_empty()), path.split('/').collect())
+    let (hosts, path) = target.split_once('/').unwrap();
+    (methods.split(',').collect(), hosts.split(',').collect(), path.split('/').collect())
+}
+
+/// How closely the hosts of a line name this one, less is closer: itself, the longest name above it, none at all.
+fn host_rank(hosts: &[&str], host: &str) -> Option<usize> {
+    let rank = |wanted: &&str| match wanted.strip_prefix('*') {
+        _ if wanted.is_empty() => Some(1_000),
+        Some(above) => host.ends_with(above).then_some(100 - above.len()),
+        None => (*wanted == host).then_some(0),
+    };
+    hosts.iter().filter_map(rank).min()
 }
 
 fn rank(segments: &[&str], path: &[String]) -> Option<Rank> {
@@ -32,16 +42,14 @@ fn rank(segments: &[&str], path: &[String]) -> Option<Rank> {
 
 /// The lines of the most specific path, and how specific it is.
 fn best(lines: &[String], host: &str, path: &[String]) -> (Option<Rank>, Vec<usize>) {
-    let ranked: Vec<(Rank, bool, usize)> = (0..lines.len())
+    let ranked: Vec<(Rank, usize, usize)> = (0..lines.len())
         .filter_map(|index| {
-            let (_, wanted, segments) = parts(&lines[index]);
-            let hostless = wanted.is_none();
-            (hostless || wanted == Some(host)).then_some(())?;
-            Some((rank(&segments, path)?, hostless, index))
+            let (_, hosts, segments) = parts(&lines[index]);
+            Some((rank(&segments, path)?, host_rank(&hosts, host)?, index))
         })
         .collect();
-    let Some((rank, hostless, _)) = ranked.iter().min() else { return (None, Vec::new()) };
-    let chosen = ranked.iter().filter(|(r, h, _)| (r, h) == (rank, hostless)).map(|(_, _, index)| *index);
+    let Some((rank, host_rank, _)) = ranked.iter().min() else { return (None, Vec::new()) };
+    let chosen = ranked.iter().filter(|(r, h, _)| (r, h) == (rank, host_rank)).map(|(_, _, index)| *index);
     (Some(rank.clone()), chosen.collect())
 }
 
@@ -68,7 +76,8 @@ fn naive(lines: &[String], host: &str, raw: &str, method: &str) -> String {
 
 fn lines() -> impl Strategy<Value = Vec<String>> {
     let methods = prop::sample::select(vec!["GET", "HEAD", "POST", "GET,POST", "ANY"]);
-    let host = prop::sample::select(vec!["", "", "", "h", "i"]);
+    let host =
+        prop::sample::select(vec!["", "", "", "h", "i", "h,i", "*.w", "b.w", "*.b.w,h", "a.b.w,*.w", "h,*.b.w,w"]);
     let segment = prop::sample::select(vec!["a", "b", "a b", "{x}", "{x}"]);
     let end = prop::sample::select(vec!["", "", "/", "/{*rest}", "/{*rest}"]);
     let line = (methods, host, prop::collection::vec(segment, 0..4), end).prop_map(|(methods, host, segments, end)| {
@@ -111,7 +120,7 @@ proptest! {
     fn table_agrees_with_the_naive_matcher(
         lines in lines(),
         paths in prop::collection::vec(path(), 8),
-        host in prop::sample::select(vec!["h", "i", "j"]),
+        host in prop::sample::select(vec!["h", "i", "j", "w", "b.w", "c.w", "a.b.w", "c.b.w", "d.c.b.w"]),
         method in prop::sample::select(vec!["GET", "HEAD", "POST", "PURGE"]),
     ) {
         let (lines, table) = without_conflicts(lines);

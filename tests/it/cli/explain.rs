@@ -194,3 +194,52 @@ fn a_scope_that_no_key_can_hold_is_a_wrong_command_line() {
 
     assert!(exit.stderr.contains("did you mean monitor:read?"), "{exit:?}");
 }
+
+#[test]
+fn the_target_and_the_fields_that_the_upstream_would_get_are_told() {
+    let installation = Installation::with(|setup| {
+        setup.upstream("set_headers = { X-Tenant = \"t-{key.name}\" }").upstream("remove_headers = [\"Cookie\"]").route(
+            "GET /prom/{credential}/{*rest}",
+            "{ require = \"authenticated\", strip_prefix = \"/prom\", add_prefix = \"/x\", host = \"a.test\", \
+                 set_response_headers = { X-Key = \"{key.id}\" } }",
+        )
+    });
+
+    let text = run_on(&installation, "explain", &["GET /prom/KEY/a%20b?c=d", "--scopes", "*"], 0).stdout;
+    let plain = run_on(&installation, "explain", &["GET /api/v1/query", "--scopes", "*"], 0).stdout;
+
+    let expected = "\
+target    /x/{key.id}/a%20b?c=d
+changes   Host is a.test
+          x-tenant is t-{key.name}
+          cookie is dropped
+          the response's x-key is {key.id}
+verdict";
+    assert!(text.contains(expected), "{text}");
+    assert!(!plain.contains("target"), "{plain}");
+}
+
+#[test]
+fn lines_of_several_hosts_are_judged_as_a_running_gate_does() {
+    let installation = Installation::with(|setup| {
+        setup
+            .option("requests", "hosts = [\"*.test\", \"d.example\"]")
+            .route("GET a.test,b.test/h", "\"public\"")
+            .route("GET *.c.test/h", "\"public\"")
+    });
+    installation.init();
+    let served = installation.serve();
+    for (host, status) in [
+        ("a.test", 200),
+        ("B.test", 200),
+        ("x.c.test", 200),
+        ("x.y.c.test", 200),
+        ("c.test", 401),
+        ("d.example", 401),
+        ("e.example", 421),
+    ] {
+        let explained = explain(&installation, "GET /h", &["--host", host]).unwrap_or(200);
+        let answer = served.anonymous().request("GET", "/h", &[("Host", host)], b"");
+        assert_eq!((explained, answer.status), (status, status), "{host}");
+    }
+}

@@ -213,7 +213,8 @@ fn probes_around_changes(original: &Config, changed: &Config) -> BTreeSet<Probe>
     let mut probes = BTreeSet::new();
     for (pattern, _) in lines(original).symmetric_difference(&lines(changed)) {
         let (host, path) = pattern.split_once(' ').and_then(|(_, target)| target.split_once('/')).expect("a pattern");
-        let hosts = [None, Some(host.to_owned()).filter(|host| !host.is_empty())];
+        let named = host.split(',').filter(|host| !host.is_empty()).map(|host| Some(host.replace('*', "any")));
+        let hosts: Vec<Option<String>> = std::iter::once(None).chain(named).collect();
         for (host, path) in hosts.iter().flat_map(|host| paths_around(path).map(|path| (host.clone(), path))) {
             probes.extend(METHODS.map(|method| Probe { host: host.clone(), path: path.clone(), method }));
         }
