@@ -13,7 +13,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
-use super::files::{self, Error};
+use super::files::{self, Error, Reader};
 use crate::settings::settings;
 
 settings! {
@@ -53,12 +53,13 @@ impl Client {
     /// [`Error`]: a file that cannot be used, or a system without authorities.
     pub fn new(settings: &ClientSettings) -> Result<Self, Error> {
         let provider = super::provider();
+        let mut reader = Reader::new();
         let roots = match &settings.ca {
-            Some(path) => files::authorities(path)?,
+            Some(path) => reader.authorities(path)?,
             None => files::system_authorities()?,
         };
         let identity = match (&settings.cert, &settings.key) {
-            (Some(cert), Some(key)) => Some(files::certified_key(cert, key, &provider)?),
+            (Some(cert), Some(key)) => Some(reader.certified_key(cert, key, &provider)?),
             (None, None) => None,
             _ => return Err(Error::KeyMissing),
         };
