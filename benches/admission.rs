@@ -19,7 +19,7 @@ use http::request::Parts;
 use portcullis::app::{self, Assembled, Start};
 use portcullis::clock::{Clock, Timestamp};
 use portcullis::config::Config;
-use portcullis::http::headers::Origin;
+use portcullis::http::headers::{Origin, Scheme};
 use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
 use portcullis::proxy::{Gate, Head, Trail};
 use portcullis::settings::Source;
@@ -84,7 +84,11 @@ fn request(secret: &KeySecret, route: usize) -> Parts {
 
 fn head(parts: &Parts) -> Head<'_> {
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    Head { parts, origin: Origin { peer, peer_trusted: false, client: peer }, now: Instant::now() }
+    Head {
+        parts,
+        origin: Origin { peer, peer_trusted: false, client: peer, scheme: Scheme::Http },
+        now: Instant::now(),
+    }
 }
 
 // Kept whole, so that a profile can be taken of it alone.

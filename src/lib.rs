@@ -26,6 +26,7 @@
 //! | [`store`] | durable records and the change log | the record's encoding, another engine |
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
 //! | [`http`] | framing, headers, refusals | a header rule, a refusal's status or text |
+//! | [`tls`] | certificates, keys, handshakes | what is verified, how files are read |
 //! | [`server`] | sockets, connections, deadlines, drain | a client deadline, how connections end |
 //! | [`ops`] | `/metrics` and health | what readiness means |
 //! | [`upstream`] | connections to backends | pooling, upstream deadlines |
@@ -77,6 +78,8 @@ pub mod store;
 pub mod keyring;
 
 pub mod http;
+pub mod tls;
+
 pub mod server;
 
 pub mod ops;

@@ -27,6 +27,8 @@ pub enum ReloadError {
     Invalid(anyhow::Error),
     #[error("[{section}] cannot change while the gate runs; restart it")]
     NeedsRestart { section: &'static str },
+    #[error("[{section}] cannot be added or removed while the gate runs; restart it")]
+    TlsSwitched { section: &'static str },
 }
 
 /// The key in `keys.root_key_file`, if that is set.

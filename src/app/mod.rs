@@ -7,6 +7,7 @@ mod build;
 mod control;
 mod ops_door;
 mod serve;
+mod tls;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -32,6 +33,7 @@ pub use serve::serve;
 
 use control::Control;
 use ops_door::OpsDoor;
+use tls::TlsListeners;
 
 const OPS_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
 
@@ -78,6 +80,7 @@ pub struct Running {
     workers: Workers,
     ops_drain: Drain,
     ops_task: JoinHandle<std::io::Result<()>>,
+    tls: TlsListeners,
     control: Control,
 }
 
@@ -139,6 +142,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     raise_open_files();
     let Assembled { proxy, config, control } = assembled;
     let listen = &config.listen;
+    let tls = TlsListeners::new(&config.tls, &proxy.metrics, control.handle())?;
     let public = Listeners::bind(listen.public, listen.workers.get(), listen.backlog)?;
     let ops = Listeners::bind(listen.ops, 1, listen.backlog)?;
     let (public_address, ops_address) = (public.address(), ops.address());
@@ -150,6 +154,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
         draining,
         drain_timeout: config.shutdown.timeout,
         metrics: Arc::clone(&proxy.metrics),
+        tls: tls.public.clone(),
     };
     let serves = if config.admin.is_on_public() { Serves::RoutesAndKeys } else { Serves::Routes };
     let worker_proxy = Arc::clone(&proxy);
@@ -170,12 +175,12 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     let serving = server::serve(
         ops_socket,
         door,
-        server::Context { draining, slots, drain_timeout: OPS_DRAIN_TIMEOUT, ..context },
+        server::Context { draining, slots, drain_timeout: OPS_DRAIN_TIMEOUT, tls: tls.ops.clone(), ..context },
     );
     let ops_task = control.handle().spawn(serving);
     readiness.listeners_bound();
     let (public, ops) = (public_address, ops_address);
-    Ok(Running { public, ops, config, proxy, readiness, drain, workers, ops_drain, ops_task, control })
+    Ok(Running { public, ops, config, proxy, readiness, drain, workers, ops_drain, ops_task, tls, control })
 }
 
 impl Running {
@@ -196,10 +201,15 @@ impl Running {
         let Proxy { keyring, metrics, control, gate, .. } = &*self.proxy;
         let previous = gate.load();
         let reloaded = build::check_reloadable(&self.config, config)
-            .and_then(|()| {
-                build::gate(config, keyring, metrics, control, &previous.upstreams).map_err(ReloadError::Invalid)
+            .and_then(|()| self.tls.prepare(&config.tls))
+            .and_then(|tls| {
+                let next = build::gate(config, keyring, metrics, control, &previous.upstreams);
+                next.map(|next| (tls, next)).map_err(ReloadError::Invalid)
             })
-            .map(|next| gate.store(Arc::new(next)));
+            .map(|(tls, next)| {
+                self.tls.install(tls);
+                gate.store(Arc::new(next));
+            });
         self.proxy.metrics.reload(&reloaded);
         reloaded
     }

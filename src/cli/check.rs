@@ -43,7 +43,7 @@ fn warnings(config: &Config) -> Vec<String> {
         warnings.push(format!("public, so that no key is needed: {}", public.join("; ")));
     }
     let listen = &config.listen;
-    if !listen.public.ip().is_loopback() {
+    if !listen.public.ip().is_loopback() && config.tls.public.is_none() {
         let message = format!("listen.public is {}, without TLS: keys can be read on the network", listen.public);
         warnings.push(message);
     }

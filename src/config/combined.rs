@@ -3,9 +3,11 @@
 //! Reads no option anew: it looks at what was read, and asks the file for the place alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use crate::ops;
 use crate::settings::{Node, Section};
+use crate::tls;
 use crate::upstream::{self, Url};
 
 use super::{Config, UpstreamConfig, routes};
@@ -15,6 +17,7 @@ pub(super) fn check(config: &Config, node: &Node<'_>, section: &mut Section<'_>)
     check_addresses(config, node, section);
     check_mount(config, section);
     check_effects(config, section);
+    check_tls(config, section);
 }
 
 /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
@@ -111,6 +114,30 @@ fn check_upstream(upstream: &UpstreamConfig, section: &mut Section<'_>) {
     {
         node.problem::<()>(format!("{} has no effect without a path; add path = \"/healthy\"", node.path()));
     }
+}
+
+/// The files of the listeners' TLS: a configuration that names one that cannot be used is told where.
+fn check_tls(config: &Config, section: &mut Section<'_>) {
+    let Some(mut tls) = section.node("tls").as_ref().and_then(inside) else { return };
+    for (name, settings) in [("public", &config.tls.public), ("ops", &config.tls.ops)] {
+        let (Some(node), Some(settings)) = (tls.node(name), settings) else { continue };
+        if let Err((place, error)) = tls::check(settings) {
+            let message = format!("{}: {:#}", node.path(), anyhow::Error::new(error));
+            node.problem_at(span_of(&node, place), message);
+        }
+    }
+}
+
+/// The whole section where the option is not set.
+fn span_of(section: &Node<'_>, place: tls::Place) -> Range<usize> {
+    let option = |name| inside(section)?.node(name);
+    let found = match place {
+        tls::Place::Certificate(index) => {
+            option("certificates").and_then(|node| node.elements()?.get(index).map(Node::span))
+        }
+        tls::Place::Option(name) => option(name).map(|node| node.span()),
+    };
+    found.unwrap_or_else(|| section.span())
 }
 
 /// The table at `node`; that it is none was told before.

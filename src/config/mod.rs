@@ -20,6 +20,7 @@ use crate::route::{HOSTS_MAX, Host, Table};
 use crate::server;
 use crate::settings::{Node, Problems, Reading, Section, Source, Value};
 use crate::store;
+use crate::tls;
 use crate::upstream::{self, Urls};
 
 /// Everything that the program needs to know, read and checked.
@@ -28,6 +29,7 @@ pub struct Config {
     pub listen: server::Listen,
     pub client: server::Client,
     pub shutdown: server::Shutdown,
+    pub tls: tls::Settings,
     pub store: store::Settings,
     pub keys: keyring::Settings,
     pub admin: admin::Settings,
@@ -111,6 +113,7 @@ impl Value for Config {
             listen: section.option("listen", server::Listen::default),
             client: section.option("client", server::Client::default),
             shutdown: section.option("shutdown", server::Shutdown::default),
+            tls: section.option("tls", tls::Settings::default),
             store: section.option("store", store::Settings::default),
             keys: section.option("keys", keyring::Settings::default),
             limits: section.option("limits", limit::Settings::default),
@@ -134,6 +137,7 @@ impl Config {
     /// Relative paths start at the file's own folder, wherever the program was started.
     fn anchor_paths(&mut self, folder: &Path) {
         self.store.path = folder.join(&self.store.path);
+        self.tls.anchor(folder);
         if let Some(file) = &mut self.keys.root_key_file {
             *file = folder.join(&file);
         }

@@ -41,15 +41,33 @@ pub struct Origin {
     pub peer_trusted: bool,
     /// The client itself: the peer, or what trusted proxies say.
     pub client: IpAddr,
+    /// How the peer speaks to us.
+    pub scheme: Scheme,
+}
+
+/// Whether a connection is encrypted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 impl Origin {
     /// Walks `X-Forwarded-For` from the right, as far as the addresses are trusted proxies. A value that is no address
     /// ends the walk at the last hop that is known.
-    pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+    pub fn of(peer: IpAddr, scheme: Scheme, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let peer = peer.to_canonical();
         if trusted.is_empty() || !is_trusted(peer, trusted) {
-            return Self { peer, peer_trusted: false, client: peer };
+            return Self { peer, peer_trusted: false, client: peer, scheme };
         }
         let mut client = peer;
         let lines: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
@@ -63,7 +81,7 @@ impl Origin {
                 break;
             }
         }
-        Self { peer, peer_trusted: true, client }
+        Self { peer, peer_trusted: true, client, scheme }
     }
 }
 
@@ -215,12 +233,12 @@ fn tell_origin(headers: &mut HeaderMap, origin: Origin) {
     let host = headers.get(HOST).cloned();
     let peer = origin.peer.to_string();
     extend_list(headers, X_FORWARDED_FOR, &peer);
-    extend_list(headers, FORWARDED, &forwarded_element(origin.peer, host.as_ref()));
+    extend_list(headers, FORWARDED, &forwarded_element(origin, host.as_ref()));
     if let (Some(host), false) = (host, headers.contains_key(X_FORWARDED_HOST)) {
         headers.insert(X_FORWARDED_HOST, host);
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme.as_str()));
     }
 }
 
@@ -238,14 +256,15 @@ fn extend_list(headers: &mut HeaderMap, name: HeaderName, element: &str) {
 }
 
 /// RFC 7239 §4. The host was validated to hold no quote or backslash.
-fn forwarded_element(peer: IpAddr, host: Option<&HeaderValue>) -> String {
-    let mut element = match peer {
+fn forwarded_element(origin: Origin, host: Option<&HeaderValue>) -> String {
+    let mut element = match origin.peer {
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
     if let Some(host) = host.and_then(|host| host.to_str().ok()) {
         let _ = write!(element, ";host=\"{host}\"");
     }
-    element.push_str(";proto=http");
+    element.push_str(";proto=");
+    element.push_str(origin.scheme.as_str());
     element
 }

@@ -11,8 +11,10 @@ use crate::metrics::{AuditOperation, Cut};
 
 pub(super) const ACCESS: &str = "access";
 pub(super) const AUDIT: &str = "audit";
-/// A method is the one text here that a client chooses; none that a route can list is longer.
+/// A method is a text that a client chooses; none that a route can list is longer.
 const METHOD_CHARS_MAX: usize = 32;
+/// A subject is as long as its authority has let it become.
+const SUBJECT_CHARS_MAX: usize = 256;
 
 /// One answered request.
 pub struct Access<'a> {
@@ -23,6 +25,8 @@ pub struct Access<'a> {
     pub route: &'a str,
     pub status: u16,
     pub key: Option<KeyId>,
+    /// Of the client's certificate; `None` when it has shown none.
+    pub tls_subject: Option<&'a str>,
     /// Of the response's body.
     pub bytes: u64,
     /// Whether the client was sent the response to its end.
@@ -37,6 +41,8 @@ pub struct Access<'a> {
 impl Access<'_> {
     pub fn log(&self) {
         let method: String = self.method.chars().take(METHOD_CHARS_MAX).collect();
+        let shortened = |subject: &str| subject.chars().take(SUBJECT_CHARS_MAX).collect::<String>();
+        let tls_subject = self.tls_subject.map(shortened);
         info!(
             target: ACCESS,
             request_id = %self.request_id,
@@ -47,6 +53,7 @@ impl Access<'_> {
             complete = self.complete,
             cut = self.cut.map(Cut::as_str),
             key.id = self.key.map(display),
+            tls_subject = tls_subject.as_deref(),
             bytes = self.bytes,
             gate_us = microseconds(self.in_gate),
             upstream_us = self.at_upstream.map(microseconds),

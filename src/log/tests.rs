@@ -59,6 +59,7 @@ fn access(method: &str) -> Access<'_> {
         route: "GET /api/{id}",
         status: 200,
         key: Some(key()),
+        tls_subject: None,
         bytes: 12,
         complete: true,
         cut: None,

@@ -84,6 +84,41 @@ labels! {
 }
 
 labels! {
+    /// Where clients come in.
+    pub enum Listener {
+        Ops = "ops",
+        Public = "public",
+    }
+}
+
+labels! {
+    /// Why a TLS handshake came to nothing.
+    pub enum TlsFailure {
+        /// The client refused: our certificate, for the most part.
+        AlertReceived = "alert_received",
+        /// The client's certificate is no longer valid, or not yet.
+        CertificateExpired = "certificate_expired",
+        CertificateMissing = "certificate_missing",
+        /// The client's certificate is none of the trusted authorities', or not for this use.
+        CertificateRefused = "certificate_refused",
+        /// The client went away.
+        Closed = "closed",
+        /// No cipher suite, key exchange or signature in common.
+        Incompatible = "incompatible",
+        /// Broken or misplaced messages.
+        Invalid = "invalid",
+        /// No application protocol in common.
+        NoProtocol = "no_protocol",
+        NotTls = "not_tls",
+        /// The client's certificate is valid and not on the list.
+        SubjectRefused = "subject_refused",
+        Timeout = "timeout",
+        /// The client speaks older versions alone.
+        Version = "version",
+    }
+}
+
+labels! {
     /// What went wrong with an upstream.
     pub enum UpstreamFailure {
         /// The response body ended before its end.

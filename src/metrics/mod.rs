@@ -12,8 +12,8 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
@@ -26,7 +26,9 @@ use targets::Targets;
 
 pub use cells::enter_worker;
 pub use handles::{RouteMetrics, UpstreamMetrics};
-pub use labels::{AuditOperation, Cut, LimitKind, Outcome, Retry, StoreOperation, UpstreamFailure};
+pub use labels::{
+    AuditOperation, Cut, LimitKind, Listener, Outcome, Retry, StoreOperation, TlsFailure, UpstreamFailure,
+};
 pub use targets::TargetMetrics;
 
 /// The `route` label of requests that no route matched.
@@ -79,6 +81,17 @@ struct Cold {
     reloads_succeeded: AtomicU64,
     store_errors: [AtomicU64; StoreOperation::COUNT],
     store_spent: [Histogram; StoreOperation::COUNT],
+    /// By listener; `None` for those that speak no TLS.
+    tls: Mutex<[Option<TlsFiles>; Listener::COUNT]>,
+}
+
+/// The files that a listener's TLS is made of.
+#[derive(Default)]
+struct TlsFiles {
+    /// Each with its expiry, in Unix seconds.
+    certificates: Vec<(String, i64)>,
+    has_failed: bool,
+    failures: u64,
 }
 
 impl Metrics {
@@ -219,5 +232,28 @@ impl Metrics {
             }
             Err(_) => add_one(&self.cold.reloads_failed),
         }
+    }
+    pub fn tls_handshake_failed(&self, failure: TlsFailure) {
+        add_one(&self.hot.here().tls_failures[failure as usize]);
+    }
+
+    /// A listener's TLS files were read and are in use: its certificates, each by its file's name and with its expiry.
+    pub fn tls_loaded(&self, listener: Listener, certificates: Vec<(String, Timestamp)>) {
+        let certificates = certificates.into_iter().map(|(file, expiry)| (file, expiry.unix())).collect();
+        let mut tls = self.tls();
+        let files = tls[listener as usize].get_or_insert_default();
+        (files.certificates, files.has_failed) = (certificates, false);
+    }
+
+    /// A listener's TLS files were read again and cannot be used: what was in use stays.
+    pub fn tls_load_failed(&self, listener: Listener) {
+        let mut tls = self.tls();
+        let files = tls[listener as usize].get_or_insert_default();
+        files.has_failed = true;
+        files.failures += 1;
+    }
+
+    fn tls(&self) -> MutexGuard<'_, [Option<TlsFiles>; Listener::COUNT]> {
+        self.cold.tls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ use crate::key::KeyId;
 use crate::limit::Slot;
 use crate::log;
 use crate::metrics::{Metrics, NO_ROUTE, Outcome, RouteMetrics};
-use crate::server::Exchange;
+use crate::server::{Exchange, TlsPeer};
 
 use super::admit::Trail;
 use super::gate::Gate;
@@ -53,6 +53,7 @@ pub(super) struct Account {
 struct AccessLine {
     method: Option<Method>,
     route: Option<Arc<str>>,
+    tls: Option<Arc<TlsPeer>>,
 }
 
 impl Account {
@@ -60,7 +61,8 @@ impl Account {
         metrics.request_started();
         // A stand-in for what was no request has no method of its own.
         let method = exchange.malformed().is_none().then(|| request.method().clone());
-        let line = gate.access_log.then_some(AccessLine { method, route: None });
+        let line =
+            gate.access_log.then_some(AccessLine { method, route: None, tls: exchange.connection().tls.clone() });
         Self {
             metrics: Arc::clone(metrics),
             counts: Arc::clone(&gate.unmatched),
@@ -122,6 +124,7 @@ impl Account {
             route: line.route.as_deref().unwrap_or(NO_ROUTE),
             status: self.status,
             key: self.key,
+            tls_subject: line.tls.as_ref().and_then(|tls| tls.subject.as_deref()),
             bytes: self.bytes,
             complete: self.complete,
             cut: self.run.as_ref().and_then(Run::lost).map(|lost| lost.cut()),

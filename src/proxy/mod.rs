@@ -21,7 +21,7 @@ use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::http::headers::Origin;
+use crate::http::headers::{Origin, Scheme};
 use crate::http::{Refusal, RequestId};
 use crate::keyring::Keyring;
 use crate::limit::Failures;
@@ -83,6 +83,13 @@ impl Handler for Door {
     }
 }
 
+fn scheme_of(exchange: &Exchange) -> Scheme {
+    match exchange.connection().tls {
+        Some(_) => Scheme::Https,
+        None => Scheme::Http,
+    }
+}
+
 impl Door {
     pub fn new(proxy: Arc<Proxy>, worker: usize, serves: Serves) -> Self {
         Self { proxy, worker, serves }
@@ -108,7 +115,7 @@ impl Door {
             return Err(Refusal::Malformed(malformed));
         }
         let (parts, body) = request.into_parts();
-        let origin = Origin::of(exchange.peer().ip(), &parts.headers, &gate.trusted_proxies);
+        let origin = Origin::of(exchange.peer().ip(), scheme_of(exchange), &parts.headers, &gate.trusted_proxies);
         account.client = origin.client;
         // The ops listener is for whoever can reach it, under any name.
         if self.serves != Serves::KeysOnly {

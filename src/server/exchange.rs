@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::watch::{Phase, Watch};
 use crate::http::framing::Malformed;
+use crate::tls::TlsPeer;
 
 /// Answers requests. Cloned for each of them.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -33,6 +34,8 @@ pub trait Handler: Clone + Send + Sync + 'static {
 pub struct ConnectionInfo {
     /// The other end of the connection.
     pub peer: SocketAddr,
+    /// What its TLS handshake told; `None` in clear text.
+    pub tls: Option<Arc<TlsPeer>>,
 }
 
 /// One request's surroundings.

@@ -11,9 +11,11 @@ mod connection;
 mod drain;
 mod exchange;
 mod guard;
+mod handshake;
 mod listener;
 mod serve;
 mod settings;
+mod stream;
 mod watch;
 mod workers;
 
@@ -26,3 +28,5 @@ pub use listener::{BindError, Listeners};
 pub use serve::{Context, Slots, serve};
 pub use settings::{Client, Listen, Shutdown, WorkerCount};
 pub use workers::{Workers, run_workers};
+
+pub use crate::tls::TlsPeer;

@@ -1,5 +1,6 @@
 //! The accept loop: owns its connections from accept to the end of the drain.
 
+use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -14,8 +15,11 @@ use tracing::{debug, error, warn};
 use super::connection;
 use super::drain::Draining;
 use super::exchange::{ConnectionInfo, Handler};
+use super::handshake::{self, Ended};
 use super::settings::Client;
+use super::stream::ClientStream;
 use crate::metrics::Metrics;
+use crate::tls;
 
 /// Room for connections, shared by all accept loops that got a clone.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub struct Context {
     /// How long connections in flight may take after the drain has started.
     pub drain_timeout: Duration,
     pub metrics: Arc<Metrics>,
+    /// `None`: clear text.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// Accepts and serves connections until the drain has started, then waits for those in flight.
@@ -53,6 +59,7 @@ pub async fn serve<H: Handler>(listener: std::net::TcpListener, handler: H, cont
         slots: context.slots,
         draining: context.draining,
         metrics: context.metrics,
+        tls: context.tls,
         handler,
         connections: JoinSet::new(),
         last_warning: None,
@@ -69,6 +76,7 @@ struct AcceptLoop<H> {
     slots: Slots,
     draining: Draining,
     metrics: Arc<Metrics>,
+    tls: Option<Arc<tls::Server>>,
     handler: H,
     connections: JoinSet<()>,
     last_warning: Option<Instant>,
@@ -137,8 +145,16 @@ impl<H: Handler> AcceptLoop<H> {
         let (protocol, client) = (Arc::clone(&self.protocol), Arc::clone(&self.client));
         let (handler, draining) = (self.handler.clone(), self.draining.clone());
         let open = Open::new(Arc::clone(&self.metrics), slot);
-        let info = ConnectionInfo { peer };
+        let tls = self.tls.clone();
         self.connections.spawn(async move {
+            let (socket, tls) = match tls {
+                None => (ClientStream::Clear(socket), None),
+                Some(tls) => match handshake::shake(socket, &tls, &client, &draining).await {
+                    Ok((socket, known)) => (socket, Some(known)),
+                    Err(ended) => return open.never_began(peer, &ended),
+                },
+            };
+            let info = ConnectionInfo { peer, tls };
             let served = connection::serve_connection(&protocol, socket, info, &client, handler, &draining).await;
             if let Err(error) = served {
                 debug!(%peer, %error, "connection ended");
@@ -178,6 +194,13 @@ impl Open {
     fn new(metrics: Arc<Metrics>, slot: Option<OwnedSemaphorePermit>) -> Self {
         metrics.connection_opened();
         Self { metrics, _slot: slot }
+    }
+
+    fn never_began(self, peer: SocketAddr, ended: &Ended) {
+        if let Some(failure) = ended.failure() {
+            self.metrics.tls_handshake_failed(failure);
+        }
+        debug!(%peer, error = %ended, cause = ended.source().map(tracing::field::display), "no connection");
     }
 }
 

@@ -96,7 +96,8 @@ impl Running {
         let address = listeners.address();
         let (drain, draining) = drain();
         let slots = Slots::new(client.connections_max);
-        let context = Context { client, slots, draining, drain_timeout, metrics: Metrics::new(workers, Clock::System) };
+        let metrics = Metrics::new(workers, Clock::System);
+        let context = Context { client, slots, draining, drain_timeout, metrics, tls: None };
         let echo = Echo(Arc::clone(&seen));
         let workers = Some(run_workers(listeners, &context, move |_| echo.clone()).unwrap());
         Self { address, drain, seen, workers }

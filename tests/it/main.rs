@@ -20,3 +20,4 @@ mod real_clients;
 mod revocation;
 mod rewrites;
 mod spec;
+mod tls;

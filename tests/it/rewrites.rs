@@ -231,11 +231,13 @@ fn a_lines_own_fields_join_those_of_its_upstream() {
 
 #[test]
 fn a_request_has_one_id_for_upstream_and_client() {
-    let gate =
-        with_route("GET /x", r#"{ require = "authenticated", set_headers = { "X-Request-Id" = "{request.id}" } }"#);
+    let gate = with_route(
+        "GET,POST /x",
+        r#"{ require = "authenticated", set_headers = { "X-Request-Id" = "{request.id}" } }"#,
+    );
     gate.upstream().reply(Reply::default().close());
 
-    let answer = gate.root().request("GET", "/x", &[("X-Request-Id", "evil")], b"");
+    let answer = gate.root().request("POST", "/x", &[("X-Request-Id", "evil")], b"");
 
     check_problem(&answer, 502, "upstream_unreachable");
     let request = gate.upstream().last();

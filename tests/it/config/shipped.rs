@@ -38,6 +38,7 @@ fn the_example_shows_every_option_at_its_default() {
     assert_eq!(example.listen, bare.listen);
     assert_eq!(example.client, bare.client);
     assert_eq!(example.shutdown, bare.shutdown);
+    assert_eq!(example.tls, bare.tls);
     assert_eq!(example.store, bare.store);
     assert_eq!(example.keys, bare.keys);
     assert_eq!(example.admin, bare.admin);

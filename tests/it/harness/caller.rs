@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::answer::Answer;
+use super::tls::{GATE, TlsClient};
 use super::wire::Wire;
 
 /// Sends well-formed requests, each on a connection of its own unless [`Caller::keep_alive`] is used.
@@ -14,6 +15,7 @@ pub struct Caller {
     address: SocketAddr,
     secret: Option<String>,
     kept: Option<Mutex<Option<Wire>>>,
+    tls: Option<TlsClient>,
 }
 
 /// The value of an Authorization header that presents `key` as the specification does: as user name, no password.
@@ -23,12 +25,18 @@ pub fn basic(key: &str) -> String {
 
 impl Caller {
     pub fn new(address: SocketAddr, secret: Option<&str>) -> Self {
-        Self { address, secret: secret.map(str::to_owned), kept: None }
+        Self { address, secret: secret.map(str::to_owned), kept: None, tls: None }
+    }
+
+    /// The same caller over TLS, and those that it makes.
+    pub fn over(mut self, tls: Option<&TlsClient>) -> Self {
+        self.tls = tls.cloned();
+        self
     }
 
     /// The same caller, all its requests on one connection (re-opened when the gate has closed it).
     pub fn keep_alive(&self) -> Self {
-        Self { address: self.address, secret: self.secret.clone(), kept: Some(Mutex::new(None)) }
+        Self { address: self.address, secret: self.secret.clone(), kept: Some(Mutex::new(None)), tls: self.tls.clone() }
     }
 
     /// The key's public id: what paths of the admin API name it by.
@@ -87,7 +95,7 @@ impl Caller {
         let answer = self.post("/api/keys", &body.to_string());
         assert_eq!(answer.status, 201, "{answer:?}");
         let secret = answer.json()["key"].as_str().expect("the new key's text").to_owned();
-        Caller::new(self.address, Some(&secret))
+        Caller::new(self.address, Some(&secret)).over(self.tls.as_ref())
     }
 
     /// Sends one request: the key as Basic user name unless the caller is anonymous or `headers` has an Authorization,
@@ -96,18 +104,26 @@ impl Caller {
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let request = self.render(method, path, headers, body);
         let Some(kept) = &self.kept else {
-            let mut wire = Wire::connect(self.address);
+            let mut wire = self.connect();
             wire.send(&request);
             return final_response(&mut wire, method);
         };
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let wire = kept.get_or_insert_with(|| Wire::connect(self.address));
+        let wire = kept.get_or_insert_with(|| self.connect());
         wire.send(&request);
         let answer = final_response(wire, method);
         if answer.says_close() || !answer.complete {
             *kept = None;
         }
         answer
+    }
+
+    #[track_caller]
+    fn connect(&self) -> Wire {
+        match &self.tls {
+            Some(tls) => tls.connect(self.address, GATE),
+            None => Wire::connect(self.address),
+        }
     }
 
     /// The bytes that [`Caller::request`] would send.

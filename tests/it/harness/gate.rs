@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::answer::Answer;
 use super::caller::Caller;
 use super::setup::Setup;
+use super::tls::TlsClient;
 use super::upstream::Upstream;
 use super::wire::Wire;
 
@@ -24,6 +25,7 @@ pub struct Gate {
     public: SocketAddr,
     ops: SocketAddr,
     folder: TempDir,
+    tls: Option<TlsClient>,
 }
 
 impl Gate {
@@ -51,7 +53,7 @@ impl Gate {
         let start = Start { store: Some(store), clock: setup.clock, root: Some(root) };
         let running = app::start(config, start).unwrap_or_else(|error| panic!("the gate starts: {error:#}"));
         let (public, ops) = (running.public(), running.ops());
-        Self { running: Some(running), upstream, root: text, public, ops, folder }
+        Self { running: Some(running), upstream, root: text, public, ops, folder, tls: setup.tls }
     }
 
     pub fn upstream(&self) -> &Upstream {
@@ -69,7 +71,7 @@ impl Gate {
 
     /// The holder of `*`.
     pub fn root(&self) -> Caller {
-        Caller::new(self.public, Some(&self.root))
+        self.caller(&self.root)
     }
 
     /// The holder of a fresh custom key with these scopes.
@@ -85,12 +87,12 @@ impl Gate {
     }
 
     pub fn anonymous(&self) -> Caller {
-        Caller::new(self.public, None)
+        Caller::new(self.public, None).over(self.tls.as_ref())
     }
 
     /// A caller that presents this text as its key, whatever it is.
     pub fn caller(&self, secret: &str) -> Caller {
-        Caller::new(self.public, Some(secret))
+        Caller::new(self.public, Some(secret)).over(self.tls.as_ref())
     }
 
     /// A raw connection to the public listener.

@@ -21,6 +21,7 @@ mod faulty_store;
 mod gate;
 mod process;
 mod setup;
+mod tls;
 mod upstream;
 mod wire;
 
@@ -32,6 +33,7 @@ pub use faulty_store::FaultyStore;
 pub use gate::Gate;
 pub use process::{Exit, Installation, Process, Served, signal};
 pub use setup::Setup;
+pub use tls::{Authority, GATE, Pair, TlsClient, expires_in};
 pub use upstream::{Recorded, Reply, Upstream};
 pub use wire::Wire;
 

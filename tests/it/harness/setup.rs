@@ -7,6 +7,8 @@ use std::sync::Arc;
 use portcullis::clock::Clock;
 use portcullis::store::Store;
 
+use super::tls::{Pair, TlsClient};
+
 /// The rules of the hostile catalogue, chosen so that confusion pays: a wide and cheap one above a narrow and dear one.
 const ROUTES: [(&str, &str); 7] = [
     ("GET /api/{*rest}", r#""monitor:read""#),
@@ -27,13 +29,22 @@ pub struct Setup {
     sections: Vec<(String, Vec<String>)>,
     routes: Vec<(String, String)>,
     upstream_url: Option<String>,
+    /// How callers reach the public listener; `None`: in clear text.
+    pub(super) tls: Option<TlsClient>,
 }
 
 impl Setup {
     pub(super) fn new() -> Self {
         let routes = ROUTES.map(|(line, needs)| (line.to_owned(), needs.to_owned())).to_vec();
-        let setup =
-            Self { clock: Clock::System, store: None, sled: false, sections: Vec::new(), routes, upstream_url: None };
+        let setup = Self {
+            clock: Clock::System,
+            store: None,
+            sled: false,
+            sections: Vec::new(),
+            routes,
+            upstream_url: None,
+            tls: None,
+        };
         setup
             .option("listen", r#"public = "127.0.0.1:0""#)
             .option("listen", r#"ops = "127.0.0.1:0""#)
@@ -94,6 +105,18 @@ impl Setup {
             };
         }
         setup
+    }
+
+    /// Makes the public listener speak TLS with this certificate, and callers with it as `client` does.
+    pub fn tls(mut self, certificate: &Pair, client: &TlsClient) -> Self {
+        self.tls = Some(client.clone());
+        self.option("tls.public", &format!("certificates = [{}]", certificate.toml()))
+    }
+
+    /// Makes callers shake hands as this client does.
+    pub fn callers(mut self, client: &TlsClient) -> Self {
+        self.tls = Some(client.clone());
+        self
     }
 
     /// Sends requests elsewhere than to the recording upstream.

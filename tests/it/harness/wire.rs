@@ -4,16 +4,46 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustls::{ClientConnection, StreamOwned};
+
 use super::DEADLINE;
 use super::answer::{Answer, Framing, decode_chunked};
 
-/// One TCP connection to a gate. Every read has a deadline and panics when it is missed.
+/// One connection to a gate, in clear text or over TLS. Every read has a deadline and panics when it is missed.
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     /// Received, and not yet part of an answer.
     received: Vec<u8>,
     ended: bool,
     reset: bool,
+}
+
+enum Stream {
+    Clear(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Clear(socket) => socket,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Clear(socket) => socket.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Clear(socket) => socket.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
 }
 
 impl Wire {
@@ -22,7 +52,12 @@ impl Wire {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the gate accepts connections");
         stream.set_nodelay(true).expect("nodelay");
         stream.set_write_timeout(Some(DEADLINE)).expect("write timeout");
-        Self { stream, received: Vec::new(), ended: false, reset: false }
+        Self { stream: Stream::Clear(stream), received: Vec::new(), ended: false, reset: false }
+    }
+
+    /// Takes over a connection whose handshake is done. An end without TLS's own word of it counts as a reset.
+    pub fn over_tls(stream: StreamOwned<ClientConnection, TcpStream>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream)), received: Vec::new(), ended: false, reset: false }
     }
 
     /// Sends bytes as they are. A gate that has closed already is no failure here: what it said is read later.
@@ -33,7 +68,11 @@ impl Wire {
 
     /// Ends the sending direction.
     pub fn finish_sending(&mut self) -> &mut Self {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        if let Stream::Tls(stream) = &mut self.stream {
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+        let _ = self.stream.socket().shutdown(Shutdown::Write);
         self
     }
 
@@ -119,9 +158,9 @@ impl Wire {
         if !self.received.is_empty() || self.ended {
             return true;
         }
-        self.stream.set_read_timeout(Some(wait)).expect("read timeout");
+        self.stream.socket().set_read_timeout(Some(wait)).expect("read timeout");
         let mut byte = [0];
-        self.stream.peek(&mut byte).is_ok()
+        self.stream.socket().peek(&mut byte).is_ok()
     }
 
     /// Whether the gate has reset the connection, seen by a read.
@@ -130,7 +169,7 @@ impl Wire {
     }
 
     pub fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("a local address")
+        self.stream.socket().local_addr().expect("a local address")
     }
 
     #[track_caller]
@@ -166,7 +205,7 @@ impl Wire {
         }
         let wait = deadline.saturating_duration_since(Instant::now());
         assert!(!wait.is_zero(), "nothing arrived in time; so far {:?}", self.seen());
-        self.stream.set_read_timeout(Some(wait)).expect("read timeout");
+        self.stream.socket().set_read_timeout(Some(wait)).expect("read timeout");
         let mut buffer = [0; 65_536];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.ended = true,
