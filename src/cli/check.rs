@@ -2,15 +2,18 @@
 
 use clap::Args;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::policy::Requirement;
+use crate::tls::{self, OwnCertificate, ServerSettings, Validity};
 
 use super::{ConfigArgument, Exit, output};
 
 /// Check a configuration file
 ///
 /// Tells every problem at once, each with its line and column, and what is allowed but worth a second thought. Ends with
-/// 0 when `serve` would take the file, else with 1. Opens no store and no connection.
+/// 0 when `serve` would take the file, else with 1. Opens no store and no connection;
+/// certificates and their keys are read.
 #[derive(Args)]
 #[command(after_help = "Example: portcullis check --config portcullis.toml")]
 pub(super) struct Arguments {
@@ -19,7 +22,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let config = arguments.config.load()?;
+    let config = arguments.config.load_with_files()?;
     for warning in warnings(&config) {
         output::note(&format!("warning: {warning}"));
     }
@@ -50,7 +53,20 @@ fn warnings(config: &Config) -> Vec<String> {
     if !listen.ops.ip().is_loopback() {
         warnings.push(format!("listen.ops is {}: metrics can be read there with no key", listen.ops));
     }
+    warnings.extend([&config.tls.public, &config.tls.ops].into_iter().flatten().flat_map(expiring));
     warnings
+}
+
+fn expiring(settings: &ServerSettings) -> Vec<String> {
+    let now = Clock::System.now();
+    // That they can be used was checked with the file.
+    let certificates = tls::own_certificates(settings).unwrap_or_default().into_iter();
+    let warning = |own: OwnCertificate| match own.validity(now) {
+        Validity::Good => None,
+        Validity::EndsSoon => Some(format!("{} expires soon: {}", own.path.display(), own.expiry)),
+        Validity::Over => Some(format!("{} has expired: {}", own.path.display(), own.expiry)),
+    };
+    certificates.filter_map(warning).collect()
 }
 
 fn counted(count: usize, noun: &str) -> String {

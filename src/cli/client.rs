@@ -1,6 +1,6 @@
 //! An HTTP client for a gate: one connection, one request at a time, everything bounded.
 //!
-//! Blocking. Knows nothing of keys. Speaks HTTP/1.1 without TLS.
+//! Blocking. Knows nothing of keys. Speaks HTTP/1.1, over TLS where the address says so.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,14 +11,19 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
+use crate::http::headers::Scheme;
+use crate::tls;
+
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Where a gate listens: `http://HOST[:PORT][/PATH]`.
+/// Where a gate listens: `http[s]://HOST[:PORT][/PATH]`.
 #[derive(Clone, Debug)]
 pub(super) struct Address {
+    scheme: Scheme,
     host: String,
     port: u16,
     authority: String,
@@ -32,15 +37,11 @@ impl Address {
         const FORM: &str = "write a URL such as http://127.0.0.1:8080";
         const PORT: &str = "the port is not 1 to 65535; write a URL such as http://127.0.0.1:8080";
         let uri: Uri = text.parse().map_err(|_| FORM.to_owned())?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(
-                    "https is not supported yet; use the gate's own plain address, or a tunnel to it".to_owned()
-                );
-            }
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
             _ => return Err(FORM.to_owned()),
-        }
+        };
         let authority = uri.authority().ok_or(FORM)?;
         if authority.as_str().contains('@') {
             return Err("a key does not belong in the URL; use PORTCULLIS_KEY or --key-file".to_owned());
@@ -53,12 +54,14 @@ impl Address {
             Some(0) => return Err(PORT.to_owned()),
             Some(port) => port,
             None if authority.as_str() != authority.host() => return Err(PORT.to_owned()),
+            None if scheme == Scheme::Https => 443,
             None => 80,
         };
         if host.is_empty() {
             return Err(FORM.to_owned());
         }
-        Ok(Self { host, port, authority: authority.to_string(), path: uri.path().trim_end_matches('/').to_owned() })
+        let path = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { scheme, host, port, authority: authority.to_string(), path })
     }
 
     /// The path of the URL, without a slash at its end; empty when there is none.
@@ -69,7 +72,7 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority)
     }
 }
 
@@ -88,6 +91,8 @@ pub(super) enum ClientError {
     Broken(#[source] hyper::Error),
     #[error("connecting took too long")]
     ConnectTimeout,
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] std::io::Error),
     #[error("the answer took too long")]
     Timeout,
     #[error("the answer is larger than {} MiB", ANSWER_BYTES_MAX >> 20)]
@@ -114,15 +119,24 @@ pub(super) struct Client {
     runtime: Runtime,
     address: Address,
     patience: Patience,
+    /// `None` for an address without TLS.
+    tls: Option<tls::Client>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
+    /// `tls` makes the client's side of TLS, if the address asks for it.
+    ///
     /// # Errors
-    /// When the operating system has no resources for a runtime.
-    pub(super) fn new(address: Address, patience: Patience) -> std::io::Result<Self> {
+    /// When the operating system has no resources for a runtime, or a file of `tls` cannot be used.
+    pub(super) fn new(
+        address: Address,
+        patience: Patience,
+        tls: impl FnOnce() -> Result<tls::Client, tls::Error>,
+    ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { runtime, address, patience, connection: None })
+        let tls = (address.scheme == Scheme::Https).then(tls).transpose()?;
+        Ok(Self { runtime, address, patience, tls, connection: None })
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -135,12 +149,15 @@ impl Client {
     /// [`ClientError`]; whether the gate has acted on the request is then unknown, but for the two that never connected.
     pub(super) fn ask(&mut self, question: Question<'_>) -> Result<Answer, ClientError> {
         let request = question.request(&self.address);
-        let (address, patience) = (&self.address, self.patience);
+        let (address, patience, tls) = (&self.address, self.patience, self.tls.as_ref());
         let kept = self.connection.take();
         let (answer, connection) = self.runtime.block_on(async {
             let mut connection = match still_open(kept).await {
                 Some(kept) => kept,
-                None => connect(address, patience.connect).await?,
+                None => {
+                    let connecting = tokio::time::timeout(patience.connect, connect(address, tls)).await;
+                    connecting.map_err(|_| ClientError::ConnectTimeout)??
+                }
             };
             let asking = tokio::time::timeout(patience.answer, exchange(&mut connection, request));
             let answer = asking.await.map_err(|_| ClientError::Timeout)??;
@@ -176,10 +193,22 @@ async fn still_open(kept: Option<SendRequest<Full<Bytes>>>) -> Option<SendReques
     kept.ready().await.ok().map(|()| kept)
 }
 
-async fn connect(address: &Address, patience: Duration) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+async fn connect(address: &Address, tls: Option<&tls::Client>) -> Result<SendRequest<Full<Bytes>>, ClientError> {
     let connecting = TcpStream::connect((address.host.as_str(), address.port));
-    let stream = tokio::time::timeout(patience, connecting).await.map_err(|_| ClientError::ConnectTimeout)?;
-    let stream = stream.map_err(ClientError::Unreachable)?;
+    let stream = connecting.await.map_err(ClientError::Unreachable)?;
+    match tls {
+        None => drive(stream).await,
+        Some(tls) => {
+            let shaking = tls.connect(&[tls::HTTP1], &address.host, stream);
+            drive(shaking.await.map_err(ClientError::Handshake)?).await
+        }
+    }
+}
+
+async fn drive<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Broken)?;
     tokio::spawn(async move {
         // Whoever waits for the answer is told the error.

@@ -19,6 +19,7 @@ mod serve;
 mod show;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::path::PathBuf;
 
@@ -64,6 +65,11 @@ struct ConfigArgument {
 impl ConfigArgument {
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(&self.config)
+    }
+
+    /// For those that the certificates and keys in the file matter to.
+    fn load_with_files(&self) -> Result<Config, ConfigError> {
+        Config::load_with_files(&self.config)
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let config = arguments.config.load()?;
+    let config = arguments.config.load_with_files()?;
     let _flush = log::init(&config.log).context("cannot start logging")?;
     app::serve(config, &arguments.config.config, Start::default())?;
     Ok(Exit::Success)

@@ -62,7 +62,7 @@ fn settings_are_shown_as_the_file_would_write_them() {
 }
 
 #[test]
-fn addresses_of_gates_are_plain_http_and_hold_no_secret() {
+fn addresses_of_gates_hold_no_secret() {
     #[track_caller]
     fn check(text: &str, expected: Result<(&str, &str), &str>) {
         match (Address::parse(text), expected) {
@@ -78,7 +78,8 @@ fn addresses_of_gates_are_plain_http_and_hold_no_secret() {
     check("http://127.0.0.1:8080", Ok(("http://127.0.0.1:8080", "")));
     check("http://gate.example/", Ok(("http://gate.example", "")));
     check("http://[::1]:80/admin/keys/", Ok(("http://[::1]:80", "/admin/keys")));
-    check("https://gate.example", Err("https is not supported"));
+    check("https://gate.example/keys", Ok(("https://gate.example", "/keys")));
+    check("ftp://gate.example", Err("such as http://"));
     check("http://pcl_abc:@gate.example", Err("does not belong in the URL"));
     check("http://gate.example/?key=pcl_abc", Err("query"));
     check("gate.example:8080", Err("such as http://"));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use crate::ops;
-use crate::settings::{Node, Section};
+use crate::settings::{Node, Section, Value};
 use crate::tls;
 use crate::upstream::{self, Url};
 
@@ -17,7 +17,6 @@ pub(super) fn check(config: &Config, node: &Node<'_>, section: &mut Section<'_>)
     check_addresses(config, node, section);
     check_mount(config, section);
     check_effects(config, section);
-    check_tls(config, section);
 }
 
 /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.
@@ -116,15 +115,30 @@ fn check_upstream(upstream: &UpstreamConfig, section: &mut Section<'_>) {
     }
 }
 
-/// The files of the listeners' TLS: a configuration that names one that cannot be used is told where.
-fn check_tls(config: &Config, section: &mut Section<'_>) {
-    let Some(mut tls) = section.node("tls").as_ref().and_then(inside) else { return };
-    for (name, settings) in [("public", &config.tls.public), ("ops", &config.tls.ops)] {
-        let (Some(node), Some(settings)) = (tls.node(name), settings) else { continue };
-        if let Err((place, error)) = tls::check(settings) {
-            let message = format!("{}: {:#}", node.path(), anyhow::Error::new(error));
-            node.problem_at(span_of(&node, place), message);
+/// The files that a configuration names, beside the configuration itself: one that cannot be used is told where.
+pub(super) struct Files;
+
+impl Value for Files {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let mut section = node.section()?;
+        let mut settings = section.option("tls", tls::Settings::default);
+        settings.anchor(node.folder());
+        let tls = section.node("tls");
+        let mut tls = tls.as_ref().and_then(inside);
+        for (name, settings) in [("public", &settings.public), ("ops", &settings.ops)] {
+            let node = tls.as_mut().and_then(|tls| tls.node(name));
+            if let (Some(node), Some(settings)) = (node, settings) {
+                check_tls(&node, settings);
+            }
         }
+        Some(Self)
+    }
+}
+
+fn check_tls(node: &Node<'_>, settings: &tls::ServerSettings) {
+    if let Err((place, error)) = tls::own_certificates(settings) {
+        let message = format!("{}: {:#}", node.path(), anyhow::Error::new(error));
+        node.problem_at(span_of(node, place), message);
     }
 }
 

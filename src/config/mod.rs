@@ -69,14 +69,25 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file at `path`. Blocking.
+    /// Reads the file at `path`, and none that it names. Blocking.
     ///
     /// # Errors
     /// [`ConfigError`], with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
-        Ok(Self::parse(&decoded(path, bytes)?)?)
+        Ok(Self::parse(&read(path)?)?)
+    }
+
+    /// As [`Config::load`]; the certificates and keys that the file names must be usable too.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with all problems at once.
+    pub fn load_with_files(path: &Path) -> Result<Self, ConfigError> {
+        let source = read(path)?;
+        let config = Self::parse(&source)?;
+        let reading = Reading::new(&source);
+        reading.document::<combined::Files>();
+        reading.finish()?;
+        Ok(config)
     }
 
     /// Reads a configuration from its text; relative paths start at the folder of `source.path`.
@@ -142,6 +153,11 @@ impl Config {
             *file = folder.join(&file);
         }
     }
+}
+
+fn read(path: &Path) -> Result<Source, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.display().to_string(), source };
+    Ok(decoded(path, std::fs::read(path).map_err(unreadable)?)?)
 }
 
 /// # Errors

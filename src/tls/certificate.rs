@@ -1,5 +1,6 @@
 //! What a certificate says: its names, its subject, and when it ends. Verifies nothing.
 
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustls_pki_types::CertificateDer;
@@ -9,27 +10,62 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::name::Name;
 
+use super::files::{Error, Reader};
 use crate::clock::Timestamp;
 
+/// From then on a certificate should have been replaced: those of 90 days are, after 60.
+const ENDS_SOON_SECONDS: i64 = 14 * 86_400;
+
 /// One of a listener's own certificates.
-#[derive(Debug)]
-pub(super) struct Facts {
-    /// Host names in small letters, `*.` at the start of wildcards.
-    pub(super) names: Vec<String>,
-    pub(super) expiry: Timestamp,
+#[derive(Clone, Debug)]
+pub struct OwnCertificate {
+    pub path: PathBuf,
+    /// Host names in small letters, with `*.` at the start of wildcards. May be empty.
+    pub names: Vec<String>,
+    pub expiry: Timestamp,
 }
 
-impl Facts {
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, der::Error> {
+/// How much longer a certificate is good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Validity {
+    EndsSoon,
+    Good,
+    Over,
+}
+
+impl OwnCertificate {
+    /// Reads the first certificate in a PEM file, without its key. Blocking.
+    ///
+    /// # Errors
+    /// When there is none that can be read.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let chain = Reader::new().certificates(path)?;
+        let unusable =
+            |source: der::Error| Error::Certificate { path: path.to_owned(), number: 1, source: source.into() };
+        Self::new(path, &chain[0]).map_err(unusable)
+    }
+
+    pub(super) fn new(path: &Path, certificate: &CertificateDer<'_>) -> Result<Self, der::Error> {
         let certificate = Certificate::from_der(certificate)?;
-        let certificate = certificate.tbs_certificate();
-        let names = match certificate.get_extension::<SubjectAltName>()? {
+        let names = match certificate.tbs_certificate().get_extension::<SubjectAltName>()? {
             Some((_, names)) => names.0.iter().filter_map(host_name).collect(),
             None => Vec::new(),
         };
-        let expiry = certificate.validity().not_after.to_unix_duration().as_secs();
-        Ok(Self { names, expiry: Timestamp::from_unix(i64::try_from(expiry).unwrap_or(i64::MAX)) })
+        Ok(Self { path: path.to_owned(), names, expiry: end_of(&certificate) })
     }
+
+    pub fn validity(&self, now: Timestamp) -> Validity {
+        match self.expiry.unix() - now.unix() {
+            ..=0 => Validity::Over,
+            ..ENDS_SOON_SECONDS => Validity::EndsSoon,
+            _ => Validity::Good,
+        }
+    }
+}
+
+fn end_of(certificate: &Certificate) -> Timestamp {
+    let seconds = certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs();
+    Timestamp::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 fn host_name(name: &GeneralName) -> Option<String> {
@@ -53,5 +89,5 @@ pub(super) fn subject_of_text(text: &str) -> Option<String> {
 
 /// The end of a certificate's validity; `None` when it cannot be read.
 pub(super) fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
-    Facts::of(certificate).ok().map(|facts| facts.expiry)
+    Certificate::from_der(certificate).ok().map(|certificate| end_of(&certificate))
 }

@@ -7,13 +7,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::ClientConfig;
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
 use super::files::{self, Error, Reader};
+use super::verifier::OwnOr;
 use crate::settings::settings;
 
 settings! {
@@ -52,12 +55,41 @@ impl Client {
     /// # Errors
     /// [`Error`]: a file that cannot be used, or a system without authorities.
     pub fn new(settings: &ClientSettings) -> Result<Self, Error> {
-        let provider = super::provider();
         let mut reader = Reader::new();
         let roots = match &settings.ca {
             Some(path) => reader.authorities(path)?,
             None => files::system_authorities()?,
         };
+        let provider = super::provider();
+        let verifier = webpki(roots, &provider)?;
+        Self::with(settings, reader, provider, verifier)
+    }
+
+    /// A client for a listener whose own chain is in the file `chain`: that very certificate is believed as it is, for its
+    /// expiry is not the question, and so are those of its authorities, in case it was just replaced.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn for_own_listener(settings: &ClientSettings, chain: &Path) -> Result<Self, Error> {
+        let mut reader = Reader::new();
+        let certificates = reader.certificates(chain)?;
+        let mut roots = match &settings.ca {
+            Some(path) => reader.authorities(path)?,
+            None => files::system_authorities().unwrap_or_else(|_| RootCertStore::empty()),
+        };
+        roots.add_parsable_certificates(certificates.iter().cloned());
+        let provider = super::provider();
+        let others = webpki(roots, &provider)?;
+        let own = certificates.into_iter().next().ok_or_else(|| Error::NoCertificate { path: chain.to_owned() })?;
+        Self::with(settings, reader, provider, Arc::new(OwnOr { own, others }))
+    }
+
+    fn with(
+        settings: &ClientSettings,
+        mut reader: Reader,
+        provider: Arc<CryptoProvider>,
+        verifier: Arc<dyn ServerCertVerifier>,
+    ) -> Result<Self, Error> {
         let identity = match (&settings.cert, &settings.key) {
             (Some(cert), Some(key)) => Some(reader.certified_key(cert, key, &provider)?),
             (None, None) => None,
@@ -66,7 +98,8 @@ impl Client {
         let server_name = settings.server_name.clone().map(named).transpose()?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
         let mut config = match identity {
             Some(identity) => {
                 builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity)))
@@ -99,6 +132,12 @@ impl Client {
         let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         self.connector.with_alpn(alpn).connect(name, stream).await.map(ClientStream)
     }
+}
+
+/// The verification of every client: rustls' own.
+fn webpki(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    builder.build().map_err(|_| Error::NoSystemRoots)
 }
 
 /// Brackets around an address and a dot at the end of a name are for URLs and resolvers.

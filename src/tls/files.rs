@@ -105,7 +105,7 @@ impl Reader {
     }
 
     /// The certificates in a file, in their order; at least one.
-    fn certificates(&mut self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    pub(super) fn certificates(&mut self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
         let text = self.read(path)?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
         match certificates {

@@ -1,6 +1,5 @@
 //! From a listener's settings and files to what handshakes are made with.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -10,12 +9,11 @@ use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientV
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use super::certificate::Facts;
+use super::certificate::OwnCertificate;
 use super::files::{Error, Fingerprint, Identity, Reader};
 use super::resolver::ByName;
 use super::settings::{CertificateFiles, ClientAuth, MinVersion, ServerSettings};
 use super::verifier::ListedSubjects;
-use crate::clock::Timestamp;
 
 /// The option that an [`Error`] comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,8 +32,7 @@ const CLIENT_CA: Place = Place::Option("client_ca");
 pub(super) struct Material {
     pub(super) settings: ServerSettings,
     pub(super) config: Arc<ServerConfig>,
-    /// Each of the listener's own with its expiry.
-    pub(super) certificates: Vec<(PathBuf, Timestamp)>,
+    pub(super) certificates: Vec<OwnCertificate>,
     /// Of the files, from before they were read.
     pub(super) identities: Vec<Identity>,
     fingerprint: Fingerprint,
@@ -52,12 +49,12 @@ impl Material {
         let mut certificates = Vec::new();
         for (index, files) in settings.certificates.iter().enumerate() {
             let at_place = |error| (Place::Certificate(index), error);
-            let (key, facts) = own_certificate(&mut reader, files, &provider).map_err(at_place)?;
-            if index > 0 && facts.names.is_empty() {
+            let (key, own) = own_certificate(&mut reader, files, &provider).map_err(at_place)?;
+            if index > 0 && own.names.is_empty() {
                 return Err(at_place(Error::NoName { path: files.cert.clone() }));
             }
-            certificates.push((files.cert.clone(), facts.expiry));
-            named.push((key, facts.names));
+            named.push((key, own.names.clone()));
+            certificates.push(own);
         }
         if named.is_empty() {
             return Err((CERTIFICATES, Error::NoCertificates));
@@ -98,10 +95,10 @@ fn own_certificate(
     reader: &mut Reader,
     files: &CertificateFiles,
     provider: &CryptoProvider,
-) -> Result<(CertifiedKey, Facts), Error> {
+) -> Result<(CertifiedKey, OwnCertificate), Error> {
     let key = reader.certified_key(&files.cert, &files.key, provider)?;
-    match Facts::of(&key.cert[0]) {
-        Ok(facts) => Ok((key, facts)),
+    match OwnCertificate::new(&files.cert, &key.cert[0]) {
+        Ok(own) => Ok((key, own)),
         Err(source) => Err(Error::Certificate { path: files.cert.clone(), number: 1, source: source.into() }),
     }
 }

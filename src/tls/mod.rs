@@ -21,10 +21,11 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+pub use certificate::{OwnCertificate, Validity};
 pub use client::{Client, ClientSettings, ClientStream};
 pub use files::Error;
 pub use material::Place;
-pub use server::{HandshakeError, Prepared, Server, ServerStream, TlsPeer, check};
+pub use server::{HandshakeError, Prepared, Server, ServerStream, TlsPeer, own_certificates};
 pub use settings::{CertificateFiles, ClientAuth, MinVersion, ServerSettings, Settings, Subject};
 
 /// HTTP/1.1 in ALPN.

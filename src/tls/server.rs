@@ -12,6 +12,7 @@ use rustls::{HandshakeKind, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 
+use super::certificate::{OwnCertificate, Validity};
 use super::files::{Error, Identity};
 use super::material::{self, Material, Place};
 use super::settings::ServerSettings;
@@ -19,8 +20,6 @@ use super::{certificate, failure};
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::{Listener, Metrics, TlsFailure};
 
-/// From then on a certificate should have been replaced; those of 90 days are, after 60.
-const EXPIRES_SOON_SECONDS: i64 = 14 * 86_400;
 const WARNING_INTERVAL_SECONDS: i64 = 86_400;
 
 /// TLS of one listener. What it is made of can be replaced; a handshake keeps what it began with.
@@ -40,12 +39,12 @@ pub struct Server {
 #[derive(Debug)]
 pub struct Prepared(Material);
 
-/// Reads the files that `settings` name, and tells what is wrong with them. Blocking.
+/// Reads the files that `settings` name. Blocking.
 ///
 /// # Errors
-/// The first problem, and the option that it comes from.
-pub fn check(settings: &ServerSettings) -> Result<(), (Place, Error)> {
-    Material::load(settings, &[]).map(|_| ())
+/// The first that cannot be used, and the option that it comes from.
+pub fn own_certificates(settings: &ServerSettings) -> Result<Vec<OwnCertificate>, (Place, Error)> {
+    Material::load(settings, &[]).map(|material| material.certificates)
 }
 
 impl Server {
@@ -120,20 +119,24 @@ impl Server {
 
     fn tell_expiry(&self) {
         let current = self.current.load();
-        let certificates = current.certificates.iter().map(|(path, expiry)| (path.display().to_string(), *expiry));
-        self.metrics.tls_loaded(self.listener, certificates.collect());
+        let expiry = |own: &OwnCertificate| (own.path.display().to_string(), own.expiry);
+        self.metrics.tls_loaded(self.listener, current.certificates.iter().map(expiry).collect());
         self.warn_of_expiry();
     }
 
     fn warn_of_expiry(&self) {
         let now = self.clock.now();
         self.warned.store(now.unix(), Ordering::Relaxed);
-        for (path, expiry) in &self.current.load().certificates {
-            let (listener, certificate) = (self.listener.as_str(), path.display());
-            if expiry.unix() <= now.unix() {
-                tracing::warn!(listener, %certificate, %expiry, "certificate has expired: clients refuse it; replace it");
-            } else if expiry.unix() - now.unix() < EXPIRES_SOON_SECONDS {
-                tracing::warn!(listener, %certificate, %expiry, "certificate expires within 14 days; replace it");
+        for own in &self.current.load().certificates {
+            let (listener, certificate, expiry) = (self.listener.as_str(), own.path.display(), own.expiry);
+            match own.validity(now) {
+                Validity::Good => {}
+                Validity::EndsSoon => {
+                    tracing::warn!(listener, %certificate, %expiry, "certificate expires within 14 days; replace it");
+                }
+                Validity::Over => {
+                    tracing::warn!(listener, %certificate, %expiry, "certificate has expired, clients refuse it; replace it");
+                }
             }
         }
     }

@@ -716,3 +716,66 @@ fn curl_is_served_and_refuses_what_it_cannot_verify() {
     assert_eq!(curl(&["--cacert", &ca, "--tls-max", "1.1", &url]).stdout.trim(), "000");
     assert_eq!(curl(&[&url]).code, Some(60));
 }
+
+#[test]
+fn keys_are_managed_over_tls_with_a_gate_that_proves_its_name() {
+    let rig = Rig::start();
+    let url = format!("https://127.0.0.1:{}", rig.public().port());
+    let keys = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(["keys", "list"]).args(flags);
+        command.env("PORTCULLIS_URL", &url).env("PORTCULLIS_KEY", rig.gate.root().secret());
+        Process::spawn(command).wait()
+    };
+    let (ca, other) = (rig.authority.file().display().to_string(), Authority::new("Other"));
+    let listed = keys(&["--cacert", &ca, "--server-name", GATE]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    assert!(listed.stdout.contains("root"), "{listed:?}");
+
+    let requests = || rig.gate.metric("portcullis_admissions_total{outcome=\"admitted\"}");
+    let before = requests();
+    let stranger = other.file().display().to_string();
+    for flags in [&["--cacert", &ca][..], &["--cacert", &stranger, "--server-name", GATE], &["--server-name", GATE]] {
+        let refused = keys(flags);
+        // Without the system's authorities there is no client at all.
+        assert!(matches!(refused.code, Some(3 | 1)), "{refused:?}");
+        assert!(refused.stderr.contains("certificate"), "{refused:?}");
+    }
+    assert_eq!(requests(), before);
+}
+
+#[test]
+fn healthcheck_finds_and_trusts_its_own_listener() {
+    let authority = Authority::new("Test CA");
+    let expired = authority.issue("ops", &["*.ops.test"], |params| expires_in(params, -3_600));
+    let client = authority.client("healthcheck");
+    let certificates = format!("certificates = [{}]", expired.toml());
+    let installed = Installation::with(|setup| {
+        setup
+            .option("tls", r#"reload_interval = "off""#)
+            .option("tls.ops", &certificates)
+            .option("tls.ops", r#"client_auth = "required""#)
+            .option("tls.ops", &format!("client_ca = {:?}", authority.file()))
+    });
+    installed.init();
+    let served = installed.serve();
+    let text = std::fs::read_to_string(installed.config()).expect("readable");
+    let known = text.replace("ops = \"127.0.0.1:0\"", &format!("ops = \"{}\"", served.ops));
+    std::fs::write(installed.config(), known).expect("writable");
+    let healthcheck = |flags: &[&str]| {
+        let mut arguments = installed.arguments("healthcheck");
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Process::run(&arguments)
+    };
+    let (cert, key) = (client.cert.display().to_string(), client.key.display().to_string());
+    let shown = ["--client-cert", cert.as_str(), "--client-key", &key];
+    let healthy = healthcheck(&shown);
+    assert_eq!(healthy.code, Some(0), "{healthy:?}");
+    assert_eq!(healthcheck(&[]).code, Some(1), "a certificate is required");
+
+    // Replaced, and not yet in use: another certificate of the same authority, then one that nobody trusts.
+    let ca = authority.file().display().to_string();
+    authority.server("ops", &["new.ops.test"]);
+    assert_eq!(healthcheck(&shown).code, Some(1), "expired, and no longer the one in the file");
+    assert_eq!(healthcheck(&[&shown[..], &["--cacert", &ca]].concat()).code, Some(1), "expired");
+}

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::cli::client::{Address, Answer, Client, Patience, Question};
 use crate::cli::output::escaped;
 use crate::key::KeySecret;
+use crate::tls::{self, ClientSettings};
 
 const PATH: &str = "/api/keys";
 const PAGE_SIZE: usize = 1_000;
@@ -74,13 +75,13 @@ struct FieldError {
 }
 
 impl Api {
-    pub(super) fn new(address: Address, secret: &KeySecret) -> anyhow::Result<Self> {
+    pub(super) fn new(address: Address, trust: &ClientSettings, secret: &KeySecret) -> anyhow::Result<Self> {
         let path = if address.path().is_empty() { PATH } else { address.path() }.to_owned();
         let credentials = Zeroizing::new(format!("{}:", secret.expose()));
         let encoded = Zeroizing::new(format!("Basic {}", STANDARD.encode(credentials.as_bytes())));
         let mut authorization = HeaderValue::try_from(encoded.as_str())?;
         authorization.set_sensitive(true);
-        let client = Client::new(address, PATIENCE).context("cannot start a client")?;
+        let client = Client::new(address, PATIENCE, || tls::Client::new(trust)).context("cannot start a client")?;
         Ok(Self { client, path, authorization })
     }
 

@@ -16,6 +16,7 @@ use crate::key::{KeyReference, KeySecret, Kind};
 use super::client::Address;
 use super::exit::UsageError;
 use super::output::OutputError;
+use super::trust::Trust;
 use super::{Exit, output};
 
 use api::{Api, Change, Draft};
@@ -33,6 +34,8 @@ pub(super) struct Arguments {
     command: Command,
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 #[derive(Args)]
@@ -120,7 +123,7 @@ fn kinds() -> impl TypedValueParser<Value = Kind> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let mut api = arguments.connection.api()?;
+    let mut api = arguments.connection.api(&arguments.trust)?;
     let text = match &arguments.command {
         Command::List { json } => {
             let keys = api.list()?;
@@ -178,9 +181,9 @@ fn segment(target: &str) -> Result<String, UsageError> {
 }
 
 impl Connection {
-    fn api(&self) -> anyhow::Result<Api> {
+    fn api(&self, trust: &Trust) -> anyhow::Result<Api> {
         let address = Address::parse(&self.url).map_err(|message| UsageError(format!("--url: {message}")))?;
-        Api::new(address, &self.secret()?)
+        Api::new(address, &trust.settings(), &self.secret()?)
     }
 
     fn secret(&self) -> anyhow::Result<KeySecret> {

@@ -231,8 +231,8 @@ fn without_a_key_or_with_a_wrong_url_the_command_line_is_wrong() {
 
     assert_eq!(no_key.code, Some(2), "{no_key:?}");
     assert!(no_key.stderr.contains("set PORTCULLIS_KEY"), "{no_key:?}");
-    let tls = keys("https://gate.test", &fresh_key(), &["list"], 2);
-    assert!(tls.stderr.contains("https is not supported yet"), "{tls:?}");
+    let scheme = keys("ftp://gate.test", &fresh_key(), &["list"], 2);
+    assert!(scheme.stderr.contains("such as http://"), "{scheme:?}");
     keys(&dead_url(), &fresh_key(), &["update", "pcl_000000000001"], 2);
 }
 
