@@ -57,7 +57,7 @@ impl OwnCertificate {
     pub fn validity(&self, now: Timestamp) -> Validity {
         match self.expiry.unix() - now.unix() {
             ..=0 => Validity::Over,
-            ..ENDS_SOON_SECONDS => Validity::EndsSoon,
+            1..ENDS_SOON_SECONDS => Validity::EndsSoon,
             _ => Validity::Good,
         }
     }

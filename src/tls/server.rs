@@ -72,7 +72,11 @@ impl Server {
     /// # Errors
     /// The first file or option that cannot be used.
     pub fn prepare(&self, settings: &ServerSettings) -> Result<Prepared, Error> {
-        Material::load(settings, self.alpn).map(Prepared).map_err(|(_, error)| error)
+        let loaded = Material::load(settings, self.alpn);
+        loaded.map(Prepared).map_err(|(_, error)| {
+            self.metrics.tls_load_failed(self.listener);
+            error
+        })
     }
 
     /// Uses what was prepared, from the next handshake on.

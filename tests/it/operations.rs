@@ -32,6 +32,7 @@ const FAMILIES: &[&str] = &[
     "portcullis_requests_total",
     "portcullis_store_operation_duration_seconds",
     "portcullis_store_operation_errors_total",
+    "portcullis_tls_handshake_failures_total",
     "portcullis_upstream_duration_seconds",
     "portcullis_upstream_failures_total",
     "process_cpu_seconds_total",

@@ -10,7 +10,7 @@ use rcgen::{DnType, ExtendedKeyUsagePurpose};
 use rustls::version::{TLS12, TLS13};
 
 use crate::harness::{
-    Authority, Caller, DEADLINE, GATE, Gate, Installation, Pair, Process, Reply, Setup, TlsClient, Wire, check,
+    Authority, Caller, DEADLINE, GATE, Gate, Installation, Pair, Process, Reply, Served, Setup, TlsClient, Wire, check,
     expires_in,
 };
 
@@ -579,11 +579,17 @@ fn hangup_reads_the_files_again_and_names_a_broken_one() {
     let line = served.process.wait_for(|line| line.contains("not reloaded"));
     assert!(line.contains("gate.key"), "{line}");
     assert_eq!(client.certificate_shown(served.public, GATE), old);
+    let current = |served: &Served| {
+        let page = served.ops_get("/metrics").text();
+        page.contains("portcullis_tls_last_reload_successful{listener=\"public\"} 1\n")
+    };
+    assert!(!current(&served));
 
     let new = authority.server("gate", &[GATE]).certificate();
     served.process.signal("HUP");
     served.process.wait_for(|line| line.contains("configuration reloaded"));
     assert_eq!(client.certificate_shown(served.public, GATE), new);
+    assert!(current(&served));
 }
 
 #[test]
@@ -744,38 +750,82 @@ fn keys_are_managed_over_tls_with_a_gate_that_proves_its_name() {
     assert_eq!(requests(), before);
 }
 
-#[test]
-fn healthcheck_finds_and_trusts_its_own_listener() {
-    let authority = Authority::new("Test CA");
-    let expired = authority.issue("ops", &["*.ops.test"], |params| expires_in(params, -3_600));
-    let client = authority.client("healthcheck");
-    let certificates = format!("certificates = [{}]", expired.toml());
+/// A `serve` whose ops listener speaks TLS, its address in the configuration file too.
+fn installation_with_ops(lines: &[String]) -> (Installation, Served) {
     let installed = Installation::with(|setup| {
-        setup
-            .option("tls", r#"reload_interval = "off""#)
-            .option("tls.ops", &certificates)
-            .option("tls.ops", r#"client_auth = "required""#)
-            .option("tls.ops", &format!("client_ca = {:?}", authority.file()))
+        let off = setup.option("tls", r#"reload_interval = "off""#);
+        lines.iter().fold(off, |setup, line| setup.option("tls.ops", line))
     });
     installed.init();
     let served = installed.serve();
     let text = std::fs::read_to_string(installed.config()).expect("readable");
-    let known = text.replace("ops = \"127.0.0.1:0\"", &format!("ops = \"{}\"", served.ops));
+    let known = text.replace(r#"ops = "127.0.0.1:0""#, &format!("ops = \"{}\"", served.ops));
     std::fs::write(installed.config(), known).expect("writable");
-    let healthcheck = |flags: &[&str]| {
-        let mut arguments = installed.arguments("healthcheck");
-        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Process::run(&arguments)
-    };
-    let (cert, key) = (client.cert.display().to_string(), client.key.display().to_string());
-    let shown = ["--client-cert", cert.as_str(), "--client-key", &key];
-    let healthy = healthcheck(&shown);
-    assert_eq!(healthy.code, Some(0), "{healthy:?}");
-    assert_eq!(healthcheck(&[]).code, Some(1), "a certificate is required");
+    (installed, served)
+}
 
-    // Replaced, and not yet in use: another certificate of the same authority, then one that nobody trusts.
+#[track_caller]
+fn check_health(installed: &Installation, flags: &[&str], code: i32) {
+    let mut arguments = installed.arguments("healthcheck");
+    arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    let exit = Process::run(&arguments);
+    assert_eq!(exit.code, Some(code), "{exit:?}");
+}
+
+#[test]
+fn healthcheck_believes_the_certificate_of_its_configuration_and_shows_its_own() {
+    let authority = Authority::new("Test CA");
+    let expired = authority.issue("ops", &["*.ops.test"], |params| expires_in(params, -3_600));
+    let client = authority.client("healthcheck");
+    let (installed, _served) = installation_with_ops(&[
+        format!("certificates = [{}]", expired.toml()),
+        "client_auth = \"required\"".to_owned(),
+        format!("client_ca = {:?}", authority.file()),
+    ]);
+    let (cert, key) = (client.cert.display().to_string(), client.key.display().to_string());
+    check_health(&installed, &["--client-cert", &cert, "--client-key", &key], 0);
+    check_health(&installed, &[], 1);
+}
+
+#[test]
+fn healthcheck_believes_a_replaced_certificate_by_its_authority() {
+    let authority = Authority::new("Test CA");
+    let pair = authority.server("ops", &["*.ops.test"]);
+    let (installed, _served) = installation_with_ops(&[format!("certificates = [{}]", pair.toml())]);
+    check_health(&installed, &[], 0);
+    // The gate does not use the new one yet.
+    authority.server("ops", &["*.ops.test"]);
     let ca = authority.file().display().to_string();
-    authority.server("ops", &["new.ops.test"]);
-    assert_eq!(healthcheck(&shown).code, Some(1), "expired, and no longer the one in the file");
-    assert_eq!(healthcheck(&[&shown[..], &["--cacert", &ca]].concat()).code, Some(1), "expired");
+    check_health(&installed, &["--cacert", &ca], 0);
+    check_health(&installed, &[], 1);
+}
+
+#[test]
+fn chains_of_any_length_are_refused_in_time() {
+    let (clients, others) = (Authority::new("Clients"), Authority::new("Others"));
+    let rig = Rig::with_client_auth("required", &clients, &[]);
+    let stranger = others.client("stranger");
+    for length in [100, 2_500] {
+        let endless = TlsClient::showing_chain(&rig.authority, &stranger, &others, length);
+        let refusal = endless.refusal(rig.public(), GATE);
+        assert!(!refusal.is_empty(), "{length}");
+    }
+    until("both count", || rig.failures("certificate_refused") + rig.failures("invalid") >= 2.0);
+    check(&rig.gate.key(&["monitor:read"]).get(QUERY), 200);
+}
+
+#[test]
+fn a_client_that_never_began_its_handshake_holds_up_no_shutdown() {
+    let mut rig = Rig::with(|_, setup| {
+        setup.option("client", r#"first_byte_timeout = "1h""#).option("shutdown", r#"timeout = "1h""#)
+    });
+    let mut silent = rig.gate.raw();
+    until("it is being served", || rig.gate.metric("portcullis_connections") >= 2.0);
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        rig.gate.shutdown();
+        ended.send(()).expect("waited for");
+    });
+    silent.check_closed();
+    end.recv_timeout(DEADLINE).expect("the gate ends");
 }

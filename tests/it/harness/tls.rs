@@ -127,6 +127,14 @@ impl TlsClient {
     }
 
     pub fn with(authority: &Authority, own: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        Self::build(authority, own.map(|own| (own, Vec::new())), versions)
+    }
+
+    fn build(
+        authority: &Authority,
+        own: Option<(&Pair, Vec<CertificateDer<'static>>)>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(authority.file()).expect("a certificate")).expect("an authority");
@@ -135,13 +143,20 @@ impl TlsClient {
             .expect("versions")
             .with_root_certificates(roots);
         let config = match own {
-            Some(own) => {
+            Some((own, more)) => {
                 let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
-                builder.with_client_auth_cert(vec![own.certificate()], key).expect("a certificate with its key")
+                let chain = std::iter::once(own.certificate()).chain(more).collect();
+                builder.with_client_auth_cert(chain, key).expect("a certificate with its key")
             }
             None => builder.with_no_client_auth(),
         };
         Self { config: Arc::new(config) }
+    }
+
+    /// Shows this certificate and then so many copies of that of its authority.
+    pub fn showing_chain(authority: &Authority, own: &Pair, issuer: &Authority, length: usize) -> Self {
+        let issuer = CertificateDer::from_pem_file(issuer.file()).expect("a certificate");
+        Self::build(authority, Some((own, vec![issuer; length])), rustls::ALL_VERSIONS)
     }
 
     /// Offers these protocols.
