@@ -17,7 +17,7 @@
 //! | [`clock`] | wall time as a value | how times are written |
 //! | [`settings`] | options with units and positions | a unit, a placeholder, the look of a configuration error |
 //! | [`key`] | texts, kinds, scopes, records of keys | the key format, a built-in scope, a kind, a field of records |
-//! | [`route`] | canonical paths, patterns, the table | which target is refused, which line wins |
+//! | [`route`] | canonical paths, patterns, hosts, the table | which target is refused, which line wins |
 //! | [`credential`] | the key that a request carries | a new place to carry a key (and `http::headers` drops it there) |
 //! | [`policy`] | who may do what | a requirement, the ceiling on grants |
 //! | [`metrics`] | every metric family | a metric, a label |
@@ -25,13 +25,13 @@
 //! | [`limit`] | rates, concurrency, failed authentications | a limiter |
 //! | [`store`] | durable records and the change log | the record's encoding, another engine |
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
-//! | [`http`] | framing, headers, refusals | a header rule, a refusal's status or text |
+//! | [`http`] | framing, headers, whom proxies speak for, refusals | a header rule, a refusal's status or text |
 //! | [`tls`] | certificates, keys, handshakes | what is verified, how files are read |
-//! | [`server`] | sockets, connections, deadlines, drain | a client deadline, how connections end |
+//! | [`server`] | sockets, PROXY headers, connections, deadlines, drain | a client deadline, how connections end |
 //! | [`ops`] | `/metrics` and health | what readiness means |
 //! | [`upstream`] | connections to backends | pooling, upstream deadlines |
 //! | [`admin`] | the key API | a call, a field, a validation |
-//! | [`proxy`] | the way of a request | the order of the steps, an option of routes |
+//! | [`proxy`] | the way of a request, rewrites | the order of the steps, an option of routes, a template |
 //! | [`config`] | the file, composed of all options | the shape of the file, route lines |
 //! | [`app`] | wiring, reload, shutdown | what starts and ends when |
 //! | [`cli`] | the commands | a command, its output |

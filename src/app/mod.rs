@@ -155,6 +155,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
         drain_timeout: config.shutdown.timeout,
         metrics: Arc::clone(&proxy.metrics),
         tls: tls.public.clone(),
+        proxy_protocol: listen.proxy_protocol,
     };
     let serves = if config.admin.is_on_public() { Serves::RoutesAndKeys } else { Serves::Routes };
     let worker_proxy = Arc::clone(&proxy);
@@ -175,7 +176,14 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     let serving = server::serve(
         ops_socket,
         door,
-        server::Context { draining, slots, drain_timeout: OPS_DRAIN_TIMEOUT, tls: tls.ops.clone(), ..context },
+        server::Context {
+            draining,
+            slots,
+            drain_timeout: OPS_DRAIN_TIMEOUT,
+            tls: tls.ops.clone(),
+            proxy_protocol: false,
+            ..context
+        },
     );
     let ops_task = control.handle().spawn(serving);
     readiness.listeners_bound();

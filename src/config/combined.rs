@@ -16,7 +16,21 @@ use super::{Config, UpstreamConfig, routes};
 pub(super) fn check(config: &Config, node: &Node<'_>, section: &mut Section<'_>) {
     check_addresses(config, node, section);
     check_mount(config, section);
+    check_proxy_protocol(config, section);
     check_effects(config, section);
+}
+
+/// Believed by nobody, a listener that takes the PROXY protocol alone would take no connection.
+fn check_proxy_protocol(config: &Config, section: &mut Section<'_>) {
+    let option = section.node("listen").and_then(|listen| inside(&listen)?.node("proxy_protocol"));
+    if let (Some(option), true, true) =
+        (option, config.listen.proxy_protocol, config.forwarding.trusted_proxies.is_empty())
+    {
+        option.problem::<()>(
+            "listen.proxy_protocol takes connections from forwarding.trusted_proxies alone, which lists nobody; \
+             add the networks of your load balancers there",
+        );
+    }
 }
 
 /// Two listeners on one address cannot both be bound; an upstream that is one of them would forward in a circle.

@@ -15,6 +15,10 @@ use crate::credential::Source;
 use crate::keyring::Identity;
 use crate::settings::settings;
 
+use super::forwarded::{self, X_FORWARDED_FOR};
+
+pub use super::forwarded::is_trusted;
+
 settings! {
     /// `[forwarding]`: what upstreams and logs are told about where a request came from.
     pub struct Settings {
@@ -28,7 +32,6 @@ const KEY_ID: HeaderName = HeaderName::from_static("x-portcullis-key-id");
 const KEY_NAME: HeaderName = HeaderName::from_static("x-portcullis-key-name");
 const KEY_SCOPES: HeaderName = HeaderName::from_static("x-portcullis-scopes");
 const KEY_KIND: HeaderName = HeaderName::from_static("x-portcullis-kind");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -62,31 +65,15 @@ impl Scheme {
 }
 
 impl Origin {
-    /// Walks `X-Forwarded-For` from the right, as far as the addresses are trusted proxies. A value that is no address
-    /// ends the walk at the last hop that is known.
+    /// The peer alone, or whom a trusted one speaks for in `X-Forwarded-For` or `Forwarded`. Where both are there and
+    /// disagree, neither is believed.
     pub fn of(peer: IpAddr, scheme: Scheme, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let peer = peer.to_canonical();
-        if trusted.is_empty() || !is_trusted(peer, trusted) {
+        if !is_trusted(peer, trusted) {
             return Self { peer, peer_trusted: false, client: peer, scheme };
         }
-        let mut client = peer;
-        let lines: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
-        let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-        for hop in hops {
-            let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| hop.trim().parse::<IpAddr>().ok()) else {
-                break;
-            };
-            client = address.to_canonical();
-            if !is_trusted(client, trusted) {
-                break;
-            }
-        }
-        Self { peer, peer_trusted: true, client, scheme }
+        Self { peer, peer_trusted: true, client: forwarded::client(peer, headers, trusted), scheme }
     }
-}
-
-fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
-    trusted.iter().any(|network| network.contains(&address))
 }
 
 /// Makes a client's header fields those that the upstream gets.

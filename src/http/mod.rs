@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of sockets or stores. Invariant: [`Refusal`] alone decides a refusal's status.
 
+mod forwarded;
 pub mod framing;
 pub mod headers;
 pub mod overrides;

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::labels::{LimitKind, Outcome, TlsFailure};
+use super::labels::{LimitKind, Outcome, ProxyHeaderFailure, TlsFailure};
 
 thread_local! {
     static SHARD: Cell<usize> = const { Cell::new(0) };
@@ -89,6 +89,7 @@ pub(super) struct Hot {
     pub(super) gate: Histogram,
     pub(super) in_flight: AtomicU64,
     pub(super) limited: [AtomicU64; LimitKind::COUNT],
+    pub(super) proxy_header_failures: [AtomicU64; ProxyHeaderFailure::COUNT],
     pub(super) tls_failures: [AtomicU64; TlsFailure::COUNT],
 }
 

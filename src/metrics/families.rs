@@ -11,7 +11,8 @@ use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use super::cells::{Bounds, Observations};
 use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
 use super::labels::{
-    AuditOperation, Cut, LimitKind, Listener, Outcome, Retry, StoreOperation, TlsFailure, UpstreamFailure,
+    AuditOperation, Cut, LimitKind, Listener, Outcome, ProxyHeaderFailure, Retry, StoreOperation, TlsFailure,
+    UpstreamFailure,
 };
 use super::process::Process;
 use super::targets::TargetMetrics;
@@ -109,6 +110,9 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
     let hot = &metrics.hot;
     let accepted = hot.sum(|hot| &hot.connections_accepted);
     let open = accepted.wrapping_sub(hot.sum(|hot| &hot.connections_closed));
+    let unproxied = ProxyHeaderFailure::EVERY.iter().map(|failure| {
+        count(&[("reason", failure.as_str())], hot.sum(|hot| &hot.proxy_header_failures[*failure as usize]))
+    });
     vec![
         gauge("portcullis_connections", "Connections that are open, on both listeners.", [level(&[], signed(open))]),
         counter(
@@ -120,6 +124,11 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
             "portcullis_connections_queued_total",
             "Client connections that had to wait for room, because as many as allowed were open.",
             [count(&[], hot.sum(|hot| &hot.connections_queued))],
+        ),
+        counter(
+            "portcullis_proxy_protocol_refusals_total",
+            "Connections that were refused because they did not begin with a PROXY header of a trusted proxy, by why.",
+            unproxied,
         ),
     ]
 }

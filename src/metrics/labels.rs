@@ -84,6 +84,16 @@ labels! {
 }
 
 labels! {
+    /// Why a connection to a listener of the PROXY protocol came to nothing.
+    pub enum ProxyHeaderFailure {
+        Malformed = "malformed",
+        TimedOut = "timed_out",
+        /// The peer is not one that is believed.
+        Untrusted = "untrusted",
+    }
+}
+
+labels! {
     /// Where clients come in.
     pub enum Listener {
         Ops = "ops",

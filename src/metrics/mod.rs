@@ -27,7 +27,8 @@ use targets::Targets;
 pub use cells::enter_worker;
 pub use handles::{RouteMetrics, UpstreamMetrics};
 pub use labels::{
-    AuditOperation, Cut, LimitKind, Listener, Outcome, Retry, StoreOperation, TlsFailure, UpstreamFailure,
+    AuditOperation, Cut, LimitKind, Listener, Outcome, ProxyHeaderFailure, Retry, StoreOperation, TlsFailure,
+    UpstreamFailure,
 };
 pub use targets::TargetMetrics;
 
@@ -175,6 +176,11 @@ impl Metrics {
     /// Has to wait for room; it counts as opened once it has some.
     pub fn connection_queued(&self) {
         add_one(&self.hot.here().connections_queued);
+    }
+
+    /// A connection was refused for want of a PROXY header that can be believed.
+    pub fn proxy_header_failed(&self, failure: ProxyHeaderFailure) {
+        add_one(&self.hot.here().proxy_header_failures[failure as usize]);
     }
 
     pub fn cache_hit(&self) {

@@ -14,6 +14,7 @@ mod running;
 mod settings;
 mod target;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::http::headers::{Origin, Scheme};
+use crate::http::headers::{Origin, Scheme, is_trusted};
 use crate::http::{Refusal, RequestId};
 use crate::keyring::Keyring;
 use crate::limit::Failures;
@@ -80,6 +81,10 @@ impl Handler for Door {
             Ok(response) => response.map(|body| body.charged_to(account)),
             Err(refusal) => self.refuse(refusal, &gate, account),
         }
+    }
+
+    fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        is_trusted(peer, &self.proxy.gate.load().trusted_proxies)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a handler is, and what it is told about a request beside the request itself.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,12 +27,17 @@ pub trait Handler: Clone + Send + Sync + 'static {
         request: Request<Incoming>,
         exchange: Exchange,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Whether what a peer says of its connections' clients holds: asked on listeners that take PROXY headers.
+    fn is_trusted_proxy(&self, _peer: IpAddr) -> bool {
+        false
+    }
 }
 
 /// Where a connection comes from.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
-    /// The other end of the connection.
+    /// The other end of the connection, or the client that a trusted sender's PROXY header names.
     pub peer: SocketAddr,
     /// What its TLS handshake told; `None` in clear text.
     pub tls: Option<Arc<TlsPeer>>,

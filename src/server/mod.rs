@@ -13,6 +13,7 @@ mod exchange;
 mod guard;
 mod handshake;
 mod listener;
+mod proxy_protocol;
 mod serve;
 mod settings;
 mod stream;

@@ -16,8 +16,10 @@ use super::connection;
 use super::drain::Draining;
 use super::exchange::{ConnectionInfo, Handler};
 use super::handshake::{self, Ended};
+use super::proxy_protocol::{Ended as Unproxied, client_of};
 use super::settings::Client;
 use super::stream::ClientStream;
+use crate::log::Occasionally;
 use crate::metrics::Metrics;
 use crate::tls;
 
@@ -42,6 +44,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// `None`: clear text.
     pub tls: Option<Arc<tls::Server>>,
+    /// Whether each connection begins with a PROXY header, and is refused unless a trusted proxy sends it.
+    pub proxy_protocol: bool,
 }
 
 /// Accepts and serves connections until the drain has started, then waits for those in flight.
@@ -60,6 +64,7 @@ pub async fn serve<H: Handler>(listener: std::net::TcpListener, handler: H, cont
         draining: context.draining,
         metrics: context.metrics,
         tls: context.tls,
+        proxy_protocol: context.proxy_protocol,
         handler,
         connections: JoinSet::new(),
         last_warning: None,
@@ -77,6 +82,7 @@ struct AcceptLoop<H> {
     draining: Draining,
     metrics: Arc<Metrics>,
     tls: Option<Arc<tls::Server>>,
+    proxy_protocol: bool,
     handler: H,
     connections: JoinSet<()>,
     last_warning: Option<Instant>,
@@ -139,14 +145,22 @@ impl<H: Handler> AcceptLoop<H> {
         Arc::clone(&self.slots.0).acquire_owned().await.ok()
     }
 
-    fn spawn(&mut self, socket: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
+    fn spawn(&mut self, mut socket: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
         // Fails only for a connection that is gone already.
         let _ = socket.set_nodelay(true);
         let (protocol, client) = (Arc::clone(&self.protocol), Arc::clone(&self.client));
         let (handler, draining) = (self.handler.clone(), self.draining.clone());
         let open = Open::new(Arc::clone(&self.metrics), slot);
-        let tls = self.tls.clone();
+        let (tls, proxy_protocol) = (self.tls.clone(), self.proxy_protocol);
         self.connections.spawn(async move {
+            let peer = match proxy_protocol {
+                false => peer,
+                true if !handler.is_trusted_proxy(peer.ip()) => return open.unproxied(peer, &Unproxied::Untrusted),
+                true => match client_of(&mut socket, peer, client.first_byte_timeout, &draining).await {
+                    Ok(client) => client,
+                    Err(ended) => return open.unproxied(peer, &ended),
+                },
+            };
             let (socket, tls) = match tls {
                 None => (ClientStream::Clear(socket), None),
                 Some(tls) => match handshake::shake(socket, &tls, &client, &draining).await {
@@ -194,6 +208,16 @@ impl Open {
     fn new(metrics: Arc<Metrics>, slot: Option<OwnedSemaphorePermit>) -> Self {
         metrics.connection_opened();
         Self { metrics, _slot: slot }
+    }
+
+    /// The connection ends before it began, for want of a PROXY header that can be believed.
+    fn unproxied(self, peer: SocketAddr, ended: &Unproxied) {
+        static REFUSED: Occasionally = Occasionally::new();
+        let Some(failure) = ended.failure() else { return debug!(%peer, error = %ended, "connection ended") };
+        self.metrics.proxy_header_failed(failure);
+        if let Some(suppressed) = REFUSED.due(Instant::now()) {
+            warn!(%peer, error = %ended, suppressed, "connection refused");
+        }
     }
 
     fn never_began(self, peer: SocketAddr, ended: &Ended) {

@@ -18,6 +18,9 @@ settings! {
         pub workers: WorkerCount = WorkerCount::Auto,
         /// Connections that the kernel keeps waiting, for each worker.
         pub backlog: NonZeroU32 = NonZeroU32::new(1024).expect("not zero"),
+        /// Whether connections to `public` begin with a PROXY header, version 1 or 2. Peers that are not in
+        /// `forwarding.trusted_proxies` are refused then.
+        pub proxy_protocol: bool = false,
     }
 }
 

@@ -97,7 +97,7 @@ impl Running {
         let (drain, draining) = drain();
         let slots = Slots::new(client.connections_max);
         let metrics = Metrics::new(workers, Clock::System);
-        let context = Context { client, slots, draining, drain_timeout, metrics, tls: None };
+        let context = Context { client, slots, draining, drain_timeout, metrics, tls: None, proxy_protocol: false };
         let echo = Echo(Arc::clone(&seen));
         let workers = Some(run_workers(listeners, &context, move |_| echo.clone()).unwrap());
         Self { address, drain, seen, workers }
