@@ -17,3 +17,4 @@ mod process;
 mod readme;
 mod real_clients;
 mod spec;
+mod upstreams;

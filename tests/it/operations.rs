@@ -12,7 +12,7 @@ use crate::harness::{Caller, DEADLINE, FaultyStore, Gate, Installation, Process,
 const QUERY: &str = "/api/v1/query";
 
 /// The families that dashboards and alerts are built on.
-const FAMILIES: [&str; 25] = [
+const FAMILIES: [&str; 34] = [
     "portcullis_admissions_total",
     "portcullis_audit_changes_total",
     "portcullis_build_info",
@@ -31,8 +31,17 @@ const FAMILIES: [&str; 25] = [
     "portcullis_requests_total",
     "portcullis_store_operation_duration_seconds",
     "portcullis_store_operation_errors_total",
+    "portcullis_target_ejected",
+    "portcullis_target_ejections_total",
+    "portcullis_target_failures_total",
+    "portcullis_target_healthy",
+    "portcullis_target_requests_in_flight",
+    "portcullis_target_requests_total",
+    "portcullis_target_responses_total",
     "portcullis_upstream_duration_seconds",
     "portcullis_upstream_failures_total",
+    "portcullis_upstream_queue_length",
+    "portcullis_upstream_retries_total",
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",
