@@ -83,18 +83,20 @@ impl<B: Body + 'static> Connection<B> {
         self.state.announce(request.method());
         self.sender.try_send_request(request).await.map_err(|mut failure| {
             let unsent = failure.take_message();
-            Failure { error: classify(failure.into_error()), unsent }
+            Failure { error: classify(failure.into_error(), &self.state), unsent }
         })
     }
 }
 
 /// hyper hands the guard's verdict on, somewhere down the chain of causes.
-fn classify(error: hyper::Error) -> UpstreamError {
+fn classify(error: hyper::Error, state: &UpstreamState) -> UpstreamError {
     match BadResponse::of(&error) {
         // It had gone before the request was sent, which is no answer at all.
         Some(BadResponse::Closed) => UpstreamError::Reset(error),
         Some(_) => UpstreamError::Invalid(error),
         None if error.is_parse() => UpstreamError::Invalid(error),
+        // Half a head is an answer, and no valid one.
+        None if state.is_heard() => UpstreamError::Invalid(error),
         None => UpstreamError::Reset(error),
     }
 }

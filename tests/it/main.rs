@@ -21,3 +21,4 @@ mod revocation;
 mod rewrites;
 mod spec;
 mod tls;
+mod upstreams;

@@ -104,6 +104,7 @@ impl Responses {
                 if self.announced.expected().is_none() || self.announced.is_untouched() {
                     return Err(BadResponse::Stray);
                 }
+                self.announced.heard();
                 self.interim = 0;
                 self.state = State::Head(Head::default());
                 self.step(bytes)

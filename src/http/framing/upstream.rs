@@ -32,6 +32,8 @@ struct Shared {
     is_clean: AtomicBool,
     /// Whether anything was written since the last announcement.
     is_begun: AtomicBool,
+    /// Whether any byte of an answer has come since then.
+    is_heard: AtomicBool,
 }
 
 const NOTHING: u8 = 0;
@@ -44,6 +46,7 @@ impl UpstreamState {
             expected: AtomicU8::new(NOTHING),
             is_clean: AtomicBool::new(true),
             is_begun: AtomicBool::new(false),
+            is_heard: AtomicBool::new(false),
         }))
     }
 
@@ -52,6 +55,7 @@ impl UpstreamState {
         let expected = if method == Method::HEAD { HEAD_ONLY } else { HEAD_AND_BODY };
         self.0.is_clean.store(false, Ordering::Relaxed);
         self.0.is_begun.store(false, Ordering::Relaxed);
+        self.0.is_heard.store(false, Ordering::Relaxed);
         self.0.expected.store(expected, Ordering::Release);
     }
 
@@ -64,6 +68,15 @@ impl UpstreamState {
     /// Whether no byte of the announced request has been written, so that it cannot have been acted on.
     pub fn is_untouched(&self) -> bool {
         !self.0.is_begun.load(Ordering::Acquire)
+    }
+
+    /// Whether any byte of an answer to the announced request has come, be it an interim one.
+    pub fn is_heard(&self) -> bool {
+        self.0.is_heard.load(Ordering::Acquire)
+    }
+
+    pub(super) fn heard(&self) {
+        self.0.is_heard.store(true, Ordering::Release);
     }
 
     pub(super) fn expected(&self) -> Option<Expected> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use portcullis::app::{self, Running, Start};
 use portcullis::config::Config;
@@ -10,6 +11,7 @@ use portcullis::settings::Source;
 use portcullis::store::{MemoryStore, SledStore, Store};
 use tempfile::TempDir;
 
+use super::DEADLINE;
 use super::answer::Answer;
 use super::caller::Caller;
 use super::setup::Setup;
@@ -26,6 +28,7 @@ pub struct Gate {
     ops: SocketAddr,
     folder: TempDir,
     tls: Option<TlsClient>,
+    setup: Setup,
 }
 
 impl Gate {
@@ -45,15 +48,16 @@ impl Gate {
         let config = Config::parse(&source).unwrap_or_else(|problems| panic!("{problems}"));
         let root = KeySecret::generate().expect("randomness");
         let text = root.expose().to_owned();
-        let store: Arc<dyn Store> = match setup.store {
+        let store: Arc<dyn Store> = match setup.store.clone() {
             _ if setup.sled => Arc::new(SledStore::create(&config.store).expect("a new store")),
             Some(store) => store,
             None => Arc::new(MemoryStore::default()),
         };
-        let start = Start { store: Some(store), clock: setup.clock, root: Some(root) };
+        let start = Start { store: Some(store), clock: setup.clock.clone(), root: Some(root) };
         let running = app::start(config, start).unwrap_or_else(|error| panic!("the gate starts: {error:#}"));
         let (public, ops) = (running.public(), running.ops());
-        Self { running: Some(running), upstream, root: text, public, ops, folder, tls: setup.tls }
+        let tls = setup.tls.clone();
+        Self { running: Some(running), upstream, root: text, public, ops, folder, tls, setup }
     }
 
     pub fn upstream(&self) -> &Upstream {
@@ -113,6 +117,26 @@ impl Gate {
         let text = self.ops_get("/metrics").text();
         let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap_or_else(|_| panic!("{sample} is {value}")))
+    }
+
+    /// Waits until a metric sample has this value.
+    #[track_caller]
+    pub fn wait_for_metric(&self, sample: &str, value: f64) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.metric(sample) != value {
+            assert!(Instant::now() < deadline, "{sample} is not {value} but {}", self.metric(sample));
+        }
+    }
+
+    /// Takes a changed configuration, as on SIGHUP.
+    #[track_caller]
+    pub fn reload(&mut self, change: impl FnOnce(Setup) -> Setup) {
+        self.setup = change(self.setup.clone());
+        let path = self.folder.path().join("portcullis.toml");
+        let source = Source { path, text: self.setup.toml(self.upstream.address()) };
+        let config = Config::parse(&source).unwrap_or_else(|problems| panic!("{problems}"));
+        let running = self.running.as_ref().expect("the gate runs");
+        running.reload(&config).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// The folder that the configuration's relative paths start from.

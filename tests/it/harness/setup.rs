@@ -8,6 +8,7 @@ use portcullis::clock::Clock;
 use portcullis::store::Store;
 
 use super::tls::{Pair, TlsClient};
+use super::upstream::Upstream;
 
 /// The rules of the hostile catalogue, chosen so that confusion pays: a wide and cheap one above a narrow and dear one.
 const ROUTES: [(&str, &str); 7] = [
@@ -21,6 +22,7 @@ const ROUTES: [(&str, &str); 7] = [
 ];
 
 /// What a gate is started with. The defaults suit most tests: one worker, memory store, the routes above.
+#[derive(Clone)]
 pub struct Setup {
     pub(super) clock: Clock,
     pub(super) store: Option<Arc<dyn Store>>,
@@ -28,7 +30,8 @@ pub struct Setup {
     /// In the order of their first mention, each with its lines.
     sections: Vec<(String, Vec<String>)>,
     routes: Vec<(String, String)>,
-    upstream_url: Option<String>,
+    /// Each URL that requests go to in place of the recording upstream.
+    upstream_urls: Vec<String>,
     /// How callers reach the public listener; `None`: in clear text.
     pub(super) tls: Option<TlsClient>,
 }
@@ -42,7 +45,7 @@ impl Setup {
             sled: false,
             sections: Vec::new(),
             routes,
-            upstream_url: None,
+            upstream_urls: Vec::new(),
             tls: None,
         };
         setup
@@ -121,8 +124,19 @@ impl Setup {
 
     /// Sends requests elsewhere than to the recording upstream.
     pub fn upstream_url(mut self, url: &str) -> Self {
-        self.upstream_url = Some(url.to_owned());
+        self.upstream_urls = vec![url.to_owned()];
         self
+    }
+
+    /// The same, to several places.
+    pub fn upstream_urls(mut self, urls: impl IntoIterator<Item = String>) -> Self {
+        self.upstream_urls = urls.into_iter().collect();
+        self
+    }
+
+    /// Sends requests to these recording upstreams.
+    pub fn targets<'u>(self, targets: impl IntoIterator<Item = &'u Upstream>) -> Self {
+        self.upstream_urls(targets.into_iter().map(Upstream::url))
     }
 
     pub fn clock(mut self, clock: &Clock) -> Self {
@@ -144,7 +158,11 @@ impl Setup {
 
     /// The whole configuration file.
     pub(super) fn toml(&self, upstream: SocketAddr) -> String {
-        let url = self.upstream_url.clone().unwrap_or_else(|| format!("http://{upstream}"));
+        let urls = match &self.upstream_urls[..] {
+            [] => format!("\"http://{upstream}\""),
+            [url] => format!("{url:?}"),
+            several => format!("{several:?}"),
+        };
         let mut text = String::new();
         let (root, tables): (Vec<_>, Vec<_>) = self.sections.iter().partition(|(name, _)| name.is_empty());
         for (_, lines) in root {
@@ -153,7 +171,7 @@ impl Setup {
         for (name, lines) in tables.iter().filter(|(name, _)| name != "upstream.main") {
             text += &format!("[{name}]\n{}\n", lines.join("\n"));
         }
-        text += &format!("[upstream.main]\nurl = \"{url}\"\n");
+        text += &format!("[upstream.main]\nurl = {urls}\n");
         for (_, lines) in tables.iter().filter(|(name, _)| name == "upstream.main") {
             text += &(lines.join("\n") + "\n");
         }

@@ -150,7 +150,12 @@ impl Reply {
 
 impl Upstream {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    /// Starts one where another was before.
+    pub fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("a local address");
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
@@ -160,6 +165,10 @@ impl Upstream {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Answers the next request with these raw bytes; later ones queue behind.
@@ -179,7 +188,9 @@ impl Upstream {
 
     /// Answers every request for this path (query aside) so, unless one is queued.
     pub fn reply_on(&self, path: &str, reply: Reply) {
-        self.state().by_path.push((path.to_owned(), reply));
+        let by_path = &mut self.state().by_path;
+        by_path.retain(|(known, _)| known != path);
+        by_path.push((path.to_owned(), reply));
     }
 
     /// From now on no request is answered until [`Upstream::release`].
@@ -200,6 +211,11 @@ impl Upstream {
     /// Every request that has arrived whole, in order.
     pub fn requests(&self) -> Vec<Recorded> {
         self.state().requests.clone()
+    }
+
+    /// How many requests for this target have arrived whole.
+    pub fn requests_for(&self, target: &str) -> usize {
+        self.state().requests.iter().filter(|request| request.target == target).count()
     }
 
     /// The request that arrived last. Panics when there was none.
