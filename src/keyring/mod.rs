@@ -10,6 +10,7 @@ mod holder;
 mod identity;
 mod known;
 mod last_used;
+mod memo;
 mod reader;
 #[cfg(test)]
 mod tests;
