@@ -2,7 +2,8 @@
 //!
 //! Invariants: under the directory's lock, a cached holder is at the directory's revision of its key; a revision gets in
 //! after it is on disk and before it is acknowledged. So a look-up that read a record before it was deleted or changed
-//! cannot put it back after.
+//! cannot put it back after. Whatever changes or leaves the cache ends the generation, so no thread goes on with a holder
+//! that the cache has let go: there is one for a key, with its limits and its last use.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use super::KeyView;
 use super::directory::{Directory, Entry};
 use super::holder::Holder;
+use super::memo::{self, Generation};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, Kind};
 use crate::limit::KeyLimits;
@@ -24,6 +26,8 @@ pub(super) struct Known {
     /// Also held, shared, while the cache is filled, and alone, while a change is made known.
     directory: RwLock<Directory>,
     holders: Cache<KeyId, Arc<Holder>>,
+    /// Ended after each change of a key in `holders`: before the lock is given back, so before it is acknowledged.
+    generation: Arc<Generation>,
     limits: KeyLimits,
     /// How many changes were made known.
     epoch: AtomicU64,
@@ -34,6 +38,8 @@ pub(super) struct Known {
 impl Known {
     pub(super) fn new(entries: Vec<Entry>, cached_max: NonZeroU32, limits: KeyLimits, metrics: Arc<Metrics>) -> Self {
         let directory = Directory::new(entries);
+        let generation = Arc::new(Generation::new());
+        let evicting = Arc::clone(&generation);
         let known = Self {
             directory: RwLock::new(directory),
             // Least recently used: the default policy would not let a new key in while old ones are asked for more often,
@@ -41,7 +47,13 @@ impl Known {
             holders: Cache::builder()
                 .max_capacity(u64::from(cached_max.get()))
                 .eviction_policy(EvictionPolicy::lru())
+                .eviction_listener(move |_id, _holder, cause| {
+                    if cause.was_evicted() {
+                        evicting.end();
+                    }
+                })
                 .build(),
+            generation,
             limits,
             epoch: AtomicU64::new(0),
             changed: watch::Sender::new(()),
@@ -53,7 +65,12 @@ impl Known {
 
     /// The key in the cache. Takes no lock that a change or a look-up holds.
     pub(super) fn holder(&self, id: &KeyId) -> Option<Arc<Holder>> {
-        self.holders.get(id)
+        let generation = self.generation.present();
+        memo::recall(generation, id).or_else(|| {
+            let holder = self.holders.get(id)?;
+            memo::remember(generation, &holder);
+            Some(holder)
+        })
     }
 
     pub(super) fn directory(&self) -> RwLockReadGuard<'_, Directory> {
@@ -96,6 +113,7 @@ impl Known {
                 self.holders.invalidate(id);
             }
         }
+        self.generation.end();
         self.count(&directory);
         drop(directory);
         self.epoch.fetch_add(1, Ordering::Release);
@@ -106,11 +124,18 @@ impl Known {
     pub(super) fn distrust(&self, id: &KeyId) {
         let _alone = self.directory.write().unwrap_or_else(PoisonError::into_inner);
         self.holders.invalidate(id);
+        self.generation.end();
     }
 
     /// When the key was used last: as the store knows, or later.
     pub(super) fn last_used(&self, id: &KeyId, stored: Option<Timestamp>) -> Option<Timestamp> {
-        stored.max(self.holder(id).and_then(|holder| holder.last_used()))
+        stored.max(self.holders.get(id).and_then(|holder| holder.last_used()))
+    }
+
+    /// Lets go now what the cache has no room for.
+    #[cfg(test)]
+    pub(super) fn evict(&self) {
+        self.holders.run_pending_tasks();
     }
 
     fn count(&self, directory: &Directory) {

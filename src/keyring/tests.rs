@@ -6,3 +6,4 @@ mod faults;
 mod harness;
 mod last_used;
 mod look_up;
+mod memo;

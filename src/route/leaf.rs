@@ -24,6 +24,10 @@ impl Leaf {
         named.or(self.hostless.as_ref())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.below.is_empty() && self.hostless.is_none()
+    }
+
     /// The lines that answer for every name that `host` stands for, unless they name it more closely; `None` stands
     /// for all names.
     pub(super) fn lines_of_all(&self, host: Option<&Host>) -> Option<&MethodLines> {
