@@ -17,7 +17,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::Request;
 use http::request::Parts;
 use portcullis::app::{self, Assembled, Start};
-use portcullis::clock::{Clock, Timestamp};
+use portcullis::clock::Timestamp;
 use portcullis::config::Config;
 use portcullis::http::headers::Origin;
 use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
@@ -39,7 +39,7 @@ fn rig(keys: usize, routes: usize, cached: usize) -> Rig {
     let store = Arc::new(MemoryStore::with_records(records));
     let text = configuration(routes, cached);
     let config = Config::parse(&Source { path: PathBuf::from("bench.toml"), text }).expect("a valid configuration");
-    let start = Start { store: Some(store), clock: Clock::System, root: None };
+    let start = Start { store: Some(store), ..Start::default() };
     let assembled = app::assemble(config, start).expect("a gate");
     let step = (keys / HOT_KEYS).max(1);
     let requests = secrets.iter().step_by(step).map(|secret| request(secret, routes / 2)).collect();

@@ -16,9 +16,10 @@ use crate::keyring;
 use crate::limit;
 use crate::log;
 use crate::proxy::{self, RouteSettings};
+use crate::reload;
 use crate::route::Table;
 use crate::server;
-use crate::settings::{Node, Problems, Reading, Section, Source, Value};
+use crate::settings::{FileState, Node, Problems, Reading, Section, Source, Value};
 use crate::store;
 use crate::upstream::{self, Url};
 
@@ -36,6 +37,7 @@ pub struct Config {
     pub limits: limit::Settings,
     pub forwarding: headers::Settings,
     pub log: log::Settings,
+    pub reload: reload::Settings,
     pub scopes: ScopeCatalog,
     pub upstreams: Vec<UpstreamConfig>,
     pub routes: Table<RouteConfig>,
@@ -72,9 +74,24 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
-        Ok(Self::parse(&decoded(path, bytes)?)?)
+        Self::load_with_files(path).0
+    }
+
+    /// As [`Config::load`], with all files that the outcome depends on, the file itself included, as they were before
+    /// they were read.
+    pub fn load_with_files(path: &Path) -> (Result<Self, ConfigError>, Vec<FileState>) {
+        let mut files = vec![FileState::of(path)];
+        let source = match read_source(path) {
+            Ok(source) => source,
+            Err(error) => return (Err(error), files),
+        };
+        let reading = Reading::new(&source);
+        let config = reading.document::<Self>();
+        files.extend(reading.files());
+        let config = finished(reading, config);
+        let named = config.iter().filter_map(|config| config.keys.root_key_file.as_deref());
+        files.extend(named.map(FileState::of));
+        (config.map_err(ConfigError::from), files)
     }
 
     /// Reads a configuration from its text; relative paths start at the folder of `source.path`.
@@ -93,9 +110,19 @@ impl Config {
         let reading = Reading::new(source);
         let config = reading.document::<Self>();
         let names = reading.asked();
-        reading.finish()?;
-        Ok((config.expect("a document without a problem was read whole: readers report before they give none"), names))
+        Ok((finished(reading, config)?, names))
     }
+}
+
+fn read_source(path: &Path) -> Result<Source, ConfigError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
+    Ok(decoded(path, bytes)?)
+}
+
+fn finished(reading: Reading<'_>, config: Option<Config>) -> Result<Config, Problems> {
+    reading.finish()?;
+    Ok(config.expect("a document without a problem was read whole: readers report before they give none"))
 }
 
 impl Value for Config {
@@ -116,6 +143,7 @@ impl Value for Config {
             limits: section.option("limits", limit::Settings::default),
             forwarding: section.option("forwarding", headers::Settings::default),
             log: section.option("log", log::Settings::default),
+            reload: section.option("reload", reload::Settings::default),
             scopes,
             requests,
             credentials,

@@ -16,20 +16,18 @@ use super::directory::{Directory, Entry};
 use super::holder::Holder;
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, Kind};
-use crate::limit::KeyLimits;
 use crate::metrics::Metrics;
 
 pub(super) struct Known {
     /// Also held, shared, while the cache is filled, and alone, while a change is made known.
     directory: RwLock<Directory>,
     holders: Cache<KeyId, Arc<Holder>>,
-    limits: KeyLimits,
     changed: watch::Sender<()>,
     metrics: Arc<Metrics>,
 }
 
 impl Known {
-    pub(super) fn new(entries: Vec<Entry>, cached_max: NonZeroU32, limits: KeyLimits, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(entries: Vec<Entry>, cached_max: NonZeroU32, metrics: Arc<Metrics>) -> Self {
         let directory = Directory::new(entries);
         let known = Self {
             directory: RwLock::new(directory),
@@ -39,7 +37,6 @@ impl Known {
                 .max_capacity(u64::from(cached_max.get()))
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
-            limits,
             changed: watch::Sender::new(()),
             metrics,
         };
@@ -68,7 +65,7 @@ impl Known {
         if directory.revision(&view.record.id) != Some(view.record.revision) {
             return None;
         }
-        let fresh = || Arc::new(Holder::new(view.record.clone(), view.last_used, &self.limits));
+        let fresh = || Arc::new(Holder::new(view.record.clone(), view.last_used));
         Some(self.holders.entry(view.record.id).or_insert_with(fresh).into_value())
     }
 

@@ -19,17 +19,17 @@ use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+use crate::admin::ListenerName;
 use crate::http::headers::Origin;
 use crate::http::{Refusal, RequestId};
 use crate::keyring::Keyring;
-use crate::limit::Failures;
 use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler};
 
 pub use admit::{Admitted, Head, Trail};
 pub(crate) use admit::{check_opt_ins, without_port};
 pub use body::{Body, RequestBody};
-pub use gate::{Gate, Route};
+pub use gate::{Gate, Route, RouteLimit};
 pub use settings::{CredentialSegment, HostName, LimitStatus, ParameterName, RouteSettings, Settings};
 
 use account::Account;
@@ -41,7 +41,6 @@ pub struct Proxy {
     /// The present configuration's routes: a request keeps the one that it began with.
     pub gate: arc_swap::ArcSwap<Gate>,
     pub keyring: Arc<Keyring>,
-    pub failures: Failures,
     pub metrics: Arc<Metrics>,
     /// Where the key API's calls run, so that a slow one slows no request.
     pub control: tokio::runtime::Handle,
@@ -52,15 +51,7 @@ pub struct Proxy {
 pub struct Door {
     proxy: Arc<Proxy>,
     worker: usize,
-    serves: Serves,
-}
-
-/// What a listener offers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Serves {
-    KeysOnly,
-    Routes,
-    RoutesAndKeys,
+    listener: ListenerName,
 }
 
 impl Handler for Door {
@@ -77,17 +68,18 @@ impl Handler for Door {
 }
 
 impl Door {
-    pub fn new(proxy: Arc<Proxy>, worker: usize, serves: Serves) -> Self {
-        Self { proxy, worker, serves }
+    pub fn new(proxy: Arc<Proxy>, worker: usize, listener: ListenerName) -> Self {
+        Self { proxy, worker, listener }
+    }
+
+    /// The same for another worker.
+    pub fn of_worker(&self, worker: usize) -> Self {
+        Self { worker, ..self.clone() }
     }
 
     /// Whether this listener's key API owns the path.
     pub fn serves_keys_at(&self, path: &str) -> bool {
-        self.owns(&self.proxy.gate.load(), path)
-    }
-
-    fn owns(&self, gate: &Gate, path: &str) -> bool {
-        self.serves != Serves::Routes && gate.admin.covers(path)
+        self.proxy.gate.load().manages(self.listener, path)
     }
 
     async fn serve(
@@ -104,14 +96,18 @@ impl Door {
         let origin = Origin::of(exchange.peer().ip(), &parts.headers, &gate.trusted_proxies);
         account.client = origin.client;
         // The ops listener is for whoever can reach it, under any name.
-        if self.serves != Serves::KeysOnly {
+        if self.listener == ListenerName::Public {
             gate.check_host(admit::host_name(&parts.headers))?;
         }
         let head = Head { parts: &parts, origin, now: account.started };
-        if self.owns(gate, parts.uri.path()) {
+        if gate.manages(self.listener, parts.uri.path()) {
             account.enter_managed(gate);
             let caller = self.admit_call(gate, head, account).await?;
             return self.manage(Call { gate, exchange, parts, origin, caller }, body, account).await;
+        }
+        // Nothing is proxied from there, also when a reload has just moved the key API away.
+        if self.listener == ListenerName::Ops {
+            return Err(Refusal::RouteUnknown);
         }
         let mut trail = Trail::default();
         let admitted = self.proxy.admit(gate, head, &mut trail).await;
@@ -126,7 +122,7 @@ impl Door {
     }
 
     fn refuse(&self, refusal: Refusal, gate: &Gate, mut account: Account) -> Response<Body> {
-        self.count(&refusal, &account);
+        self.count(&refusal, gate, &account);
         let closes = refusal.closes_connection() || account.body_unread;
         let request_id = *account.request_id.get_or_insert_with(RequestId::new);
         tracing::debug!(request_id = %request_id, client = %account.client, reason = %refusal, "refused");
@@ -138,7 +134,7 @@ impl Door {
         response.map(|body| Body::local(body).charged_to(account))
     }
 
-    fn count(&self, refusal: &Refusal, account: &Account) {
+    fn count(&self, refusal: &Refusal, gate: &Gate, account: &Account) {
         let metrics = &self.proxy.metrics;
         if account.admitted {
             metrics.refused_later(refusal.outcome());
@@ -153,7 +149,7 @@ impl Door {
             _ => {}
         }
         if refusal.is_failed_authentication() {
-            self.proxy.failures.failed(account.client, Instant::now());
+            gate.failures.failed(account.client, Instant::now());
         }
     }
 }

@@ -14,6 +14,7 @@ mod guard;
 mod listener;
 mod serve;
 mod settings;
+mod slots;
 mod watch;
 mod workers;
 
@@ -22,7 +23,8 @@ mod tests;
 
 pub use drain::{Drain, Draining, drain};
 pub use exchange::{ConnectionInfo, Elapsed, Exchange, Handler, Timer};
-pub use listener::{BindError, Listeners};
-pub use serve::{Context, Slots, serve};
+pub use listener::{BindError, Listener, Listeners};
+pub use serve::{Context, serve};
 pub use settings::{Client, Listen, Shutdown, WorkerCount};
+pub use slots::Slots;
 pub use workers::{Workers, run_workers};

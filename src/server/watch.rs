@@ -41,6 +41,8 @@ pub(super) struct Watch {
     is_busy: AtomicBool,
     /// Whether the connection must end in a reset: its last response was cut.
     is_cut: AtomicBool,
+    /// Whether the next response is to be the last one.
+    is_leaving: AtomicBool,
     /// The number of the request that stands in for a malformed one, from 1, and why.
     refusal: OnceLock<(u64, Malformed)>,
 }
@@ -56,6 +58,7 @@ impl Watch {
             is_between: AtomicBool::new(true),
             is_busy: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             refusal: OnceLock::new(),
         }
     }
@@ -135,6 +138,14 @@ impl Watch {
 
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_leaving(&self, is_leaving: bool) {
+        self.is_leaving.store(is_leaving, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Only the first refusal counts: nothing is read after it.

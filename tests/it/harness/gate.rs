@@ -48,7 +48,7 @@ impl Gate {
             Some(store) => store,
             None => Arc::new(MemoryStore::default()),
         };
-        let start = Start { store: Some(store), clock: setup.clock, root: Some(root) };
+        let start = Start { store: Some(store), clock: setup.clock, root: Some(root), ..Start::default() };
         let running = app::start(config, start).unwrap_or_else(|error| panic!("the gate starts: {error:#}"));
         let (public, ops) = (running.public(), running.ops());
         Self { running: Some(running), upstream, root: text, public, ops, folder }
