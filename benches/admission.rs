@@ -20,7 +20,7 @@ use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_gro
 use http::Request;
 use http::request::Parts;
 use portcullis::app::{self, Assembled, Start};
-use portcullis::clock::{Clock, Timestamp};
+use portcullis::clock::Timestamp;
 use portcullis::config::Config;
 use portcullis::http::headers::{Origin, Scheme};
 use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
@@ -48,7 +48,7 @@ fn rig(keys: usize, routes: usize, cached: usize, hot: usize) -> Rig {
     let store = Arc::new(MemoryStore::with_records(records));
     let text = configuration(routes, cached);
     let config = Config::parse(&Source { path: PathBuf::from("bench.toml"), text }).expect("a valid configuration");
-    let start = Start { store: Some(store), clock: Clock::System, root: None };
+    let start = Start { store: Some(store), ..Start::default() };
     let assembled = app::assemble(config, start).expect("a gate");
     let step = (keys / hot).max(1);
     Rig { assembled, hot: secrets.into_iter().step_by(step).collect(), path: path(routes / 2) }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use portcullis::app::{self, Running, Start};
-use portcullis::clock::Clock;
 use portcullis::config::Config;
 use portcullis::key::KeySecret;
 use portcullis::settings::Source;
@@ -58,7 +57,7 @@ fn gate(upstream: SocketAddr, secret: &KeySecret) -> Running {
     );
     let config = Config::parse(&Source { path: PathBuf::from("bench.toml"), text }).expect("a valid configuration");
     let root = KeySecret::parse(secret.expose().as_bytes()).expect("a key");
-    let start = Start { store: Some(Arc::new(MemoryStore::default())), clock: Clock::System, root: Some(root) };
+    let start = Start { store: Some(Arc::new(MemoryStore::default())), root: Some(root), ..Start::default() };
     app::start(config, start).expect("a gate")
 }
 

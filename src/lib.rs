@@ -22,6 +22,7 @@
 //! | [`policy`] | who may do what | a requirement, the ceiling on grants |
 //! | [`metrics`] | every metric family | a metric, a label |
 //! | [`log`] | the subscriber, access and audit lines | a field of a log line |
+//! | [`reload`] | whether the configuration's files have changed | how a change is noticed |
 //! | [`limit`] | rates, concurrency, failed authentications | a limiter |
 //! | [`store`] | durable records and the change log | the record's encoding, another engine |
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
@@ -71,6 +72,7 @@ pub mod policy;
 pub mod metrics;
 
 pub mod log;
+pub mod reload;
 
 pub mod limit;
 pub mod store;

@@ -11,7 +11,6 @@ use crate::clock::Clock;
 use crate::http::{Challenge, Refusal, RequestId};
 use crate::key::{KeyName, KeyReference, Kind, ScopeCatalog, ScopeSet};
 use crate::keyring::{self, Changes, Draft, Holder, Keyring};
-use crate::limit::KeyLimits;
 use crate::metrics::Metrics;
 use crate::settings::{Problems, Reading, Source};
 use crate::store::{self, Actor, MemoryStore};
@@ -77,10 +76,9 @@ struct Rig {
 impl Rig {
     fn start() -> Self {
         let store = Arc::new(MemoryStore::new(store::Settings::default().changes_max));
-        let (settings, limits) = (keyring::Settings::default(), KeyLimits::default());
-        let keyring =
-            Keyring::open(store, &settings, &limits, Clock::System, Metrics::new(1, Clock::System), Handle::current())
-                .expect("an empty store opens");
+        let settings = keyring::Settings::default();
+        let keyring = Keyring::open(store, &settings, Clock::System, Metrics::new(1, Clock::System), Handle::current())
+            .expect("an empty store opens");
         let admin = Admin::new(&Settings::default(), ScopeCatalog::default(), Arc::clone(&keyring));
         Self { keyring, admin }
     }

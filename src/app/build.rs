@@ -1,6 +1,8 @@
 //! From a configuration to its parts: the store, the root key, one gate.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use tokio::runtime::Handle;
@@ -11,25 +13,14 @@ use crate::config::{Config, RouteConfig, UpstreamConfig};
 use crate::http::Challenge;
 use crate::key::KeySecret;
 use crate::keyring::Keyring;
-use crate::limit::Bucket;
+use crate::limit::{Bucket, Failures, Quota};
 use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
-use crate::proxy::{Gate, RequestBody, Route, RouteSettings};
+use crate::proxy::{Gate, RequestBody, Route, RouteLimit, RouteSettings};
 use crate::route::{Pattern, Table};
 use crate::store::{SledStore, Store, StoreError};
 use crate::upstream::{Environment, Upstream};
 
 use super::control::Control;
-
-/// Why a new configuration is not taken while the gate runs.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    #[error("{0:#}")]
-    Invalid(anyhow::Error),
-    #[error("[{section}] cannot change while the gate runs; restart it")]
-    NeedsRestart { section: &'static str },
-    #[error("[{section}] cannot be added or removed while the gate runs; restart it")]
-    TlsSwitched { section: &'static str },
-}
 
 /// The key in `keys.root_key_file`, if that is set.
 pub(super) fn root_key(config: &Config) -> anyhow::Result<Option<KeySecret>> {
@@ -67,9 +58,9 @@ pub fn initialise(config: &Config) -> anyhow::Result<KeySecret> {
     let store = SledStore::create(&config.store)?;
     let secret = KeySecret::generate().context("the operating system has no randomness to give")?;
     let control = Control::start()?;
-    let (clock, limits) = (Clock::System, &config.limits.key);
+    let clock = Clock::System;
     let metrics = Metrics::new(1, clock.clone());
-    let keyring = Keyring::open(Arc::new(store), &config.keys, limits, clock, metrics, control.handle())?;
+    let keyring = Keyring::open(Arc::new(store), &config.keys, clock, metrics, control.handle())?;
     let stored = control.block_on(keyring.ensure_root(&secret));
     control.block_on(keyring.close());
     control.stop();
@@ -77,34 +68,40 @@ pub fn initialise(config: &Config) -> anyhow::Result<KeySecret> {
     Ok(secret)
 }
 
-/// Everything that requests are judged by.
-///
-/// `previous` are the upstreams of the gate whose place this one takes.
+/// What requests are judged by.
+pub(super) struct Built {
+    pub(super) gate: Arc<Gate>,
+}
+
+/// Makes a gate. What is the same as before goes on with what it has: an upstream with its connections, a route's and
+/// the client addresses' limits with what was taken of them.
 pub(super) fn gate(
     config: &Config,
     keyring: &Arc<Keyring>,
     metrics: &Metrics,
     control: &Handle,
-    previous: &[Arc<Upstream<RequestBody>>],
-) -> anyhow::Result<Gate> {
+    before: Option<(&Config, &Built)>,
+) -> anyhow::Result<Built> {
     let environment = Environment { workers: config.listen.workers.get(), metrics, control };
+    let previous = before.map(|(_, built)| built.gate.upstreams.as_slice()).unwrap_or_default();
     let succeed = |UpstreamConfig { name, urls, settings }: &UpstreamConfig| {
         Upstream::succeed(previous, name, urls, settings, &environment)
     };
     let upstreams: Vec<Arc<Upstream<RequestBody>>> = config.upstreams.iter().map(succeed).collect();
+    let buckets = before.map(|(_, built)| built.buckets()).unwrap_or_default();
     let route = |(pattern, line): (&Pattern, &RouteConfig)| {
         let upstream = Arc::clone(&upstreams[line.upstream]);
         let name: Arc<str> = pattern.to_string().into();
         let metrics = metrics.route(&name, &upstream.name);
-        let bucket = route_bucket(&line.settings);
+        let limit = route_limit(&line.settings, buckets.get(&*name));
         let settings = line.settings.clone();
         let requirement = Arc::new(settings.requirement.clone());
-        (pattern.clone(), Route { name, settings, requirement, upstream, metrics, bucket })
+        (pattern.clone(), Route { name, settings, requirement, upstream, metrics, limit })
     };
     let Ok(table) = Table::build(config.routes.lines().map(route).collect()) else {
         bail!("the routes contradict each other, which the configuration's reader should have told");
     };
-    Ok(Gate {
+    let gate = Gate {
         table,
         upstreams,
         requests: config.requests.clone(),
@@ -112,32 +109,35 @@ pub(super) fn gate(
         challenge: Challenge::basic(config.credentials.realm.as_str()),
         trusted_proxies: config.forwarding.trusted_proxies.clone(),
         admin: Arc::new(Admin::new(&config.admin, config.scopes.clone(), Arc::clone(keyring))),
+        managed_on: config.admin.listeners.clone(),
+        allowance: config.limits.key.allowance(),
+        failures: failures(config, before),
         unmatched: metrics.route(NO_ROUTE, LOCAL),
         mount: config.admin.path.as_str().into(),
         managed: metrics.route(config.admin.path.as_str(), LOCAL),
         access_log: config.log.access,
-    })
+    };
+    Ok(Built { gate: Arc::new(gate) })
 }
 
-fn route_bucket(settings: &RouteSettings) -> Option<Bucket> {
+impl Built {
+    fn buckets(&self) -> HashMap<&str, &Arc<Bucket>> {
+        let limits = self.gate.table.lines().filter_map(|(_, route)| Some((&*route.name, route.limit.as_ref()?)));
+        limits.map(|(name, limit)| (name, &limit.bucket)).collect()
+    }
+}
+
+fn route_limit(settings: &RouteSettings, bucket: Option<&&Arc<Bucket>>) -> Option<RouteLimit> {
     let rate = settings.rate?;
-    Some(Bucket::new(rate, settings.burst.unwrap_or(rate.count)))
+    let quota = Quota::new(rate, settings.burst.unwrap_or(rate.count));
+    Some(RouteLimit { quota, bucket: bucket.map(|bucket| Arc::clone(bucket)).unwrap_or_default() })
 }
 
-/// What the threads and the store were started with stays as it is.
-pub(super) fn check_reloadable(old: &Config, new: &Config) -> Result<(), ReloadError> {
-    let fixed = [
-        ("listen", old.listen == new.listen),
-        ("client", old.client == new.client),
-        ("shutdown", old.shutdown == new.shutdown),
-        ("store", old.store == new.store),
-        ("keys", old.keys == new.keys),
-        ("limits", old.limits == new.limits),
-        ("log", old.log == new.log),
-        ("admin", old.admin == new.admin),
-    ];
-    match fixed.into_iter().find(|(_, same)| !same) {
-        Some((section, _)) => Err(ReloadError::NeedsRestart { section }),
-        None => Ok(()),
+fn failures(config: &Config, before: Option<(&Config, &Built)>) -> Arc<Failures> {
+    let limits = &config.limits.failures;
+    match before {
+        Some((old, built)) if old.limits.failures == *limits => Arc::clone(&built.gate.failures),
+        Some((_, built)) => Arc::new(built.gate.failures.succeeded_by(limits, Instant::now())),
+        None => Arc::new(Failures::new(limits)),
     }
 }

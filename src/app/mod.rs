@@ -3,34 +3,43 @@
 //! Decides nothing about requests. Owns every thread: the workers, the control runtime and, through the keyring, the
 //! store's writer; all of them end in [`Running::shutdown`].
 
+mod activation;
 mod build;
 mod control;
 mod ops_door;
+mod reload;
 mod serve;
+mod service;
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::admin::ListenerName;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::key::KeySecret;
+use crate::key::{Digest, KeySecret};
 use crate::keyring::Keyring;
-use crate::limit::Failures;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::ops::Readiness;
-use crate::proxy::{self, Door, Proxy, Serves};
-use crate::server::{self, Drain, Listeners, Slots, Workers};
+use crate::proxy::{self, Door, Proxy};
+use crate::server::{self, Drain, Listeners, Shutdown, Slots, Workers};
 use crate::store::Store;
 
-pub use build::{ReloadError, initialise};
+pub use activation::Inherited;
+pub use build::initialise;
+pub use reload::ReloadError;
 pub use serve::serve;
 
+use build::Built;
 use control::Control;
 use ops_door::OpsDoor;
 use tls::TlsListeners;
@@ -38,7 +47,8 @@ use tls::TlsListeners;
 const OPS_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
 
 /// Whoever scrapes or asks for health at the end is answered at once or not at all.
-const OPS_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+const OPS_SHUTDOWN: Shutdown =
+    Shutdown { delay: None, idle_timeout: Duration::from_millis(50), timeout: Duration::from_secs(1) };
 
 /// What a start needs besides the configuration.
 pub struct Start {
@@ -47,19 +57,33 @@ pub struct Start {
     pub clock: Clock,
     /// A key to make sure of, with scope `*`, beside that of `keys.root_key_file`.
     pub root: Option<KeySecret>,
+    /// Sockets to accept from in place of those that the configuration says.
+    pub sockets: Inherited,
+    /// The log that `[log]` is about, when it is read again.
+    pub log: Option<log::Control>,
 }
 
 impl Default for Start {
     fn default() -> Self {
-        Self { store: None, clock: Clock::System, root: None }
+        Self { store: None, clock: Clock::System, root: None, sockets: Inherited::default(), log: None }
     }
 }
 
 /// Everything of a gate but its sockets.
 pub struct Assembled {
     pub proxy: Arc<Proxy>,
-    config: Config,
+    present: Present,
+    sockets: Inherited,
+    log: Option<log::Control>,
     control: Control,
+}
+
+/// The configuration in use, and what came of it.
+struct Present {
+    config: Config,
+    built: Built,
+    /// Of the key in `keys.root_key_file`.
+    root: Option<Digest>,
 }
 
 impl Assembled {
@@ -73,8 +97,11 @@ impl Assembled {
 pub struct Running {
     public: SocketAddr,
     ops: SocketAddr,
-    config: Config,
+    present: Mutex<Present>,
     proxy: Arc<Proxy>,
+    log: Option<log::Control>,
+    client: Arc<ArcSwap<server::Client>>,
+    slots: Slots,
     readiness: Arc<Readiness>,
     drain: Drain,
     workers: Workers,
@@ -115,8 +142,7 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
         Some(store) => store,
         None => build::open_store(&config, root.is_some())?,
     };
-    let (limits, handle) = (&config.limits.key, control.handle());
-    let keyring = Keyring::open(store, &config.keys, limits, start.clock, Arc::clone(&metrics), handle)
+    let keyring = Keyring::open(store, &config.keys, start.clock, Arc::clone(&metrics), control.handle())
         .context("cannot open the key store")?;
     for secret in root.iter().chain(start.root.iter()) {
         control.block_on(keyring.ensure_root(secret)).context("cannot store the root key")?;
@@ -124,71 +150,91 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
     if keyring.keys() == 0 {
         anyhow::bail!("the key store is empty; make a first key with: portcullis init, or set keys.root_key_file");
     }
-    let gate = build::gate(&config, &keyring, &metrics, &control.handle(), &[])?;
+    let built = build::gate(&config, &keyring, &metrics, &control.handle(), None)?;
+    let gate = ArcSwap::new(Arc::clone(&built.gate));
     let workers = config.listen.workers.get();
     let running = proxy::Running::new(workers, Arc::clone(&keyring), Arc::clone(&metrics));
-    let proxy = Arc::new(Proxy {
-        gate: arc_swap::ArcSwap::from_pointee(gate),
-        keyring,
-        running,
-        failures: Failures::new(&config.limits.failures),
-        metrics,
-        control: control.handle(),
-    });
-    Ok(Assembled { proxy, config, control })
+    let proxy = Arc::new(Proxy { gate, keyring, running, metrics, control: control.handle() });
+    let present = Present { config, built, root: root.map(|root| root.digest()) };
+    Ok(Assembled { proxy, present, sockets: start.sockets, log: start.log, control })
 }
 
 fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     raise_open_files();
-    let Assembled { proxy, config, control } = assembled;
+    let Assembled { proxy, present, sockets, log, control } = assembled;
+    let config = &present.config;
     let listen = &config.listen;
     let tls = TlsListeners::new(&config.tls, &proxy.metrics, control.handle())?;
-    let public = Listeners::bind(listen.public, listen.workers.get(), listen.backlog)?;
-    let ops = Listeners::bind(listen.ops, 1, listen.backlog)?;
+    let public = listeners(sockets.public, listen.public, listen.workers.get(), listen.backlog)?;
+    let ops = listeners(sockets.ops, listen.ops, 1, listen.backlog)?;
     let (public_address, ops_address) = (public.address(), ops.address());
 
     let (drain, draining) = server::drain();
+    let client = Arc::new(ArcSwap::from_pointee(config.client.clone()));
+    let slots = Slots::new(config.client.connections_max);
     let context = server::Context {
-        client: config.client.clone(),
-        slots: Slots::new(config.client.connections_max),
+        client: Arc::clone(&client),
+        slots: slots.clone(),
         draining,
-        drain_timeout: config.shutdown.timeout,
         metrics: Arc::clone(&proxy.metrics),
         tls: tls.public.clone(),
         proxy_protocol: listen.proxy_protocol,
     };
-    let serves = if config.admin.is_on_public() { Serves::RoutesAndKeys } else { Serves::Routes };
-    let worker_proxy = Arc::clone(&proxy);
-    let workers =
-        server::run_workers(public, &context, move |worker| Door::new(Arc::clone(&worker_proxy), worker, serves))
-            .context("cannot start the workers")?;
+    let door = |worker: usize, listener: ListenerName| Door::new(Arc::clone(&proxy), worker, listener);
+    let public_door = door(0, ListenerName::Public);
+    let workers = server::run_workers(public, &context, move |worker| public_door.of_worker(worker))
+        .context("cannot start the workers")?;
 
     // Ends with the control runtime.
     control.handle().spawn(Arc::clone(&proxy.running).watch());
 
     let readiness = Arc::new(Readiness::default());
     readiness.store_opened();
-    let keys = config.admin.is_on_ops().then(|| Door::new(Arc::clone(&proxy), 0, Serves::KeysOnly));
-    let door = OpsDoor { metrics: Arc::clone(&proxy.metrics), readiness: Arc::clone(&readiness), keys };
+    let metrics = Arc::clone(&proxy.metrics);
+    let ops_door = OpsDoor { metrics, readiness: Arc::clone(&readiness), keys: door(0, ListenerName::Ops) };
     let (ops_drain, draining) = server::drain();
-    let slots = Slots::new(OPS_CONNECTIONS_MAX);
+    let ops_context = server::Context {
+        draining,
+        slots: Slots::new(OPS_CONNECTIONS_MAX),
+        tls: tls.ops.clone(),
+        proxy_protocol: false,
+        ..context
+    };
     let ops_socket = ops.into_first().context("the ops listener has no socket")?;
-    let serving = server::serve(
-        ops_socket,
-        door,
-        server::Context {
-            draining,
-            slots,
-            drain_timeout: OPS_DRAIN_TIMEOUT,
-            tls: tls.ops.clone(),
-            proxy_protocol: false,
-            ..context
-        },
-    );
-    let ops_task = control.handle().spawn(serving);
+    let ops_task = control.handle().spawn(server::serve(ops_socket, ops_door, ops_context));
     readiness.listeners_bound();
-    let (public, ops) = (public_address, ops_address);
-    Ok(Running { public, ops, config, proxy, readiness, drain, workers, ops_drain, ops_task, tls, control })
+    let (public, ops, present) = (public_address, ops_address, Mutex::new(present));
+    Ok(Running {
+        public,
+        ops,
+        present,
+        proxy,
+        log,
+        client,
+        slots,
+        readiness,
+        drain,
+        workers,
+        ops_drain,
+        ops_task,
+        tls,
+        control,
+    })
+}
+
+/// An inherited socket listens where whoever made it said, which the configuration has no say in.
+fn listeners(
+    inherited: Option<TcpListener>,
+    address: SocketAddr,
+    workers: usize,
+    backlog: NonZeroU32,
+) -> anyhow::Result<Listeners> {
+    let Some(socket) = inherited else { return Ok(Listeners::bind(address, workers, backlog)?) };
+    let listeners = Listeners::inherit(socket, workers).context("cannot use the socket that was passed")?;
+    if listeners.address() != address {
+        tracing::warn!(configured = %address, passed = %listeners.address(), "listening on the socket that was passed");
+    }
+    Ok(listeners)
 }
 
 impl Running {
@@ -200,40 +246,30 @@ impl Running {
         self.ops
     }
 
-    /// Replaces routes, scopes, upstreams and everything else that a request is judged by, atomically: a request that
-    /// has begun keeps what it began with.
-    ///
-    /// # Errors
-    /// [`ReloadError`]; nothing has changed then.
-    pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
-        let Proxy { keyring, metrics, control, gate, .. } = &*self.proxy;
-        let previous = gate.load();
-        let reloaded = build::check_reloadable(&self.config, config)
-            .and_then(|()| self.tls.prepare(&config.tls))
-            .and_then(|tls| {
-                let next = build::gate(config, keyring, metrics, control, &previous.upstreams);
-                next.map(|next| (tls, next)).map_err(ReloadError::Invalid)
-            })
-            .map(|(tls, next)| {
-                self.tls.install(tls);
-                gate.store(Arc::new(next));
-            });
-        self.proxy.metrics.reload(&reloaded);
-        reloaded
-    }
-
     /// Ends the gate in order: not ready, the configured delay, no new connections, running requests to their end or
     /// `shutdown.timeout`, `last_used` and the store, the ops listener last. Blocking.
-    pub fn shutdown(self) {
-        let Self { config, proxy, readiness, drain, workers, ops_drain, ops_task, control, .. } = self;
-        readiness.draining();
-        if let Some(delay) = config.shutdown.delay {
+    pub fn shutdown(mut self) {
+        let shutdown = self.leave();
+        if let Some(delay) = shutdown.delay {
             std::thread::sleep(delay);
         }
-        drain.start();
+        self.finish(&shutdown);
+    }
+
+    /// Is not ready any more and tells clients to go, while new ones are still served.
+    fn leave(&mut self) -> Shutdown {
+        self.readiness.draining();
+        self.drain.leave();
+        self.ops_drain.leave();
+        self.present.get_mut().config.shutdown.clone()
+    }
+
+    fn finish(self, shutdown: &Shutdown) {
+        let Self { proxy, drain, workers, ops_drain, ops_task, control, .. } = self;
+        drain.start(shutdown);
         workers.join();
         control.block_on(proxy.keyring.close());
-        ops_drain.start();
+        ops_drain.start(&OPS_SHUTDOWN);
         match control.block_on(ops_task) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = %error, "the ops listener failed"),

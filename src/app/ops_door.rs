@@ -16,7 +16,7 @@ use crate::server::{Exchange, Handler};
 pub(super) struct OpsDoor {
     pub(super) metrics: Arc<Metrics>,
     pub(super) readiness: Arc<Readiness>,
-    pub(super) keys: Option<Door>,
+    pub(super) keys: Door,
 }
 
 impl Handler for OpsDoor {
@@ -28,8 +28,8 @@ impl Handler for OpsDoor {
             let response = refusal.into_response(RequestId::new(), &Challenge::basic("portcullis"));
             return response.map(Body::local);
         }
-        if let Some(keys) = self.keys.as_ref().filter(|keys| keys.serves_keys_at(request.uri().path())) {
-            return keys.handle(request, exchange).await;
+        if self.keys.serves_keys_at(request.uri().path()) {
+            return self.keys.handle(request, exchange).await;
         }
         ops::answer(&request, &self.metrics, &self.readiness).map(Body::from)
     }

@@ -3,7 +3,8 @@
 use anyhow::Context;
 use clap::Args;
 
-use crate::app::{self, Start};
+use crate::app::{self, Inherited, Start};
+use crate::config::Config;
 use crate::log;
 
 use super::{ConfigArgument, Exit};
@@ -21,8 +22,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let config = arguments.config.load_with_files()?;
-    let _flush = log::init(&config.log).context("cannot start logging")?;
-    app::serve(config, &arguments.config.config, Start::default())?;
+    // First of all, while there is one thread: it changes the environment.
+    let sockets = Inherited::from_environment()?;
+    let path = &arguments.config.config;
+    let (config, files) = Config::load_noting_files(path);
+    let config = config?;
+    Config::check_files(path)?;
+    let (log, _flush) = log::init(&config.log).context("cannot start logging")?;
+    app::serve(config, path, files, Start { sockets, log: Some(log), ..Start::default() })?;
     Ok(Exit::Success)
 }

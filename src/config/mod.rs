@@ -16,9 +16,10 @@ use crate::keyring;
 use crate::limit;
 use crate::log;
 use crate::proxy::{self, HostName, Rewrite, RouteSettings};
+use crate::reload;
 use crate::route::{HOSTS_MAX, Host, Table};
 use crate::server;
-use crate::settings::{Node, Problems, Reading, Section, Source, Value};
+use crate::settings::{FileState, Node, Problems, Reading, Section, Source, Value};
 use crate::store;
 use crate::tls;
 use crate::upstream::{self, Urls};
@@ -38,6 +39,7 @@ pub struct Config {
     pub limits: limit::Settings,
     pub forwarding: headers::Settings,
     pub log: log::Settings,
+    pub reload: reload::Settings,
     pub scopes: ScopeCatalog,
     pub upstreams: Vec<UpstreamConfig>,
     pub routes: Table<RouteConfig>,
@@ -74,7 +76,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Ok(Self::parse(&read(path)?)?)
+        Self::load_noting_files(path).0
     }
 
     /// As [`Config::load`]; the certificates and keys that the file names must be usable too.
@@ -82,12 +84,37 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with all problems at once.
     pub fn load_with_files(path: &Path) -> Result<Self, ConfigError> {
-        let source = read(path)?;
-        let config = Self::parse(&source)?;
+        let config = Self::load(path)?;
+        Self::check_files(path)?;
+        Ok(config)
+    }
+
+    /// Whether the certificates and keys that a valid file names can be used. Blocking.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with all problems at once.
+    pub fn check_files(path: &Path) -> Result<(), ConfigError> {
+        let source = read_source(path)?;
         let reading = Reading::new(&source);
         reading.document::<combined::Files>();
-        reading.finish()?;
-        Ok(config)
+        Ok(reading.finish()?)
+    }
+
+    /// As [`Config::load`], with all files that the outcome depends on, the file itself included, as they were before
+    /// they were read.
+    pub fn load_noting_files(path: &Path) -> (Result<Self, ConfigError>, Vec<FileState>) {
+        let mut files = vec![FileState::of(path)];
+        let source = match read_source(path) {
+            Ok(source) => source,
+            Err(error) => return (Err(error), files),
+        };
+        let reading = Reading::new(&source);
+        let config = reading.document::<Self>();
+        files.extend(reading.files());
+        let config = finished(reading, config);
+        let named = config.iter().filter_map(|config| config.keys.root_key_file.as_deref());
+        files.extend(named.map(FileState::of));
+        (config.map_err(ConfigError::from), files)
     }
 
     /// Reads a configuration from its text; relative paths start at the folder of `source.path`.
@@ -106,9 +133,19 @@ impl Config {
         let reading = Reading::new(source);
         let config = reading.document::<Self>();
         let names = reading.asked();
-        reading.finish()?;
-        Ok((config.expect("a document without a problem was read whole: readers report before they give none"), names))
+        Ok((finished(reading, config)?, names))
     }
+}
+
+fn read_source(path: &Path) -> Result<Source, ConfigError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
+    Ok(decoded(path, bytes)?)
+}
+
+fn finished(reading: Reading<'_>, config: Option<Config>) -> Result<Config, Problems> {
+    reading.finish()?;
+    Ok(config.expect("a document without a problem was read whole: readers report before they give none"))
 }
 
 impl Value for Config {
@@ -130,6 +167,7 @@ impl Value for Config {
             limits: section.option("limits", limit::Settings::default),
             forwarding: section.option("forwarding", headers::Settings::default),
             log: section.option("log", log::Settings::default),
+            reload: section.option("reload", reload::Settings::default),
             scopes,
             requests,
             credentials,
@@ -153,11 +191,6 @@ impl Config {
             *file = folder.join(&file);
         }
     }
-}
-
-fn read(path: &Path) -> Result<Source, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { path: path.display().to_string(), source };
-    Ok(decoded(path, std::fs::read(path).map_err(unreadable)?)?)
 }
 
 /// # Errors

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use crate::clock::Timestamp;
 use crate::key::ScopeSet;
 use crate::key::{KeyId, KeyRecord, KeySecret};
-use crate::limit::{Bucket, Concurrency, KeyLimits};
+use crate::limit::{Bucket, Concurrency};
 use crate::policy::ScopeHolder;
 
 use super::identity::Identity;
@@ -21,8 +21,8 @@ pub struct Holder {
 }
 
 struct Usage {
-    bucket: Option<Bucket>,
-    concurrency: Option<Concurrency>,
+    bucket: Bucket,
+    concurrency: Concurrency,
     /// Unix seconds, or [`NEVER`].
     last_used: AtomicI64,
     /// Whether the holder waits in the queue of those whose last use is to be written.
@@ -30,10 +30,10 @@ struct Usage {
 }
 
 impl Holder {
-    pub(super) fn new(record: KeyRecord, last_used: Option<Timestamp>, limits: &KeyLimits) -> Self {
+    pub(super) fn new(record: KeyRecord, last_used: Option<Timestamp>) -> Self {
         let usage = Usage {
-            bucket: limits.bucket(),
-            concurrency: limits.concurrency(),
+            bucket: Bucket::default(),
+            concurrency: Concurrency::default(),
             last_used: AtomicI64::new(last_used.map_or(NEVER, Timestamp::unix)),
             queued: AtomicBool::new(false),
         };
@@ -53,14 +53,14 @@ impl Holder {
         &self.identity
     }
 
-    /// The key's own rate; `None` when keys have none.
-    pub fn bucket(&self) -> Option<&Bucket> {
-        self.usage.bucket.as_ref()
+    /// What the key has taken of its own rate.
+    pub fn bucket(&self) -> &Bucket {
+        &self.usage.bucket
     }
 
-    /// The key's own limit of requests at once; `None` when keys have none.
-    pub fn concurrency(&self) -> Option<&Concurrency> {
-        self.usage.concurrency.as_ref()
+    /// The key's requests that are being served, those that began under a limit of them.
+    pub fn concurrency(&self) -> &Concurrency {
+        &self.usage.concurrency
     }
 
     pub(super) fn id(&self) -> KeyId {

@@ -19,7 +19,6 @@ use super::holder::Holder;
 use super::memo::{self, Generation};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord, Kind};
-use crate::limit::KeyLimits;
 use crate::metrics::Metrics;
 
 pub(super) struct Known {
@@ -28,7 +27,6 @@ pub(super) struct Known {
     holders: Cache<KeyId, Arc<Holder>>,
     /// Ended after each change of a key in `holders`: before the lock is given back, so before it is acknowledged.
     generation: Arc<Generation>,
-    limits: KeyLimits,
     /// How many changes were made known.
     epoch: AtomicU64,
     changed: watch::Sender<()>,
@@ -36,7 +34,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(entries: Vec<Entry>, cached_max: NonZeroU32, limits: KeyLimits, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(entries: Vec<Entry>, cached_max: NonZeroU32, metrics: Arc<Metrics>) -> Self {
         let directory = Directory::new(entries);
         let generation = Arc::new(Generation::new());
         let evicting = Arc::clone(&generation);
@@ -54,7 +52,6 @@ impl Known {
                 })
                 .build(),
             generation,
-            limits,
             epoch: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             metrics,
@@ -94,7 +91,7 @@ impl Known {
         if directory.revision(&view.record.id) != Some(view.record.revision) {
             return None;
         }
-        let fresh = || Arc::new(Holder::new(view.record.clone(), view.last_used, &self.limits));
+        let fresh = || Arc::new(Holder::new(view.record.clone(), view.last_used));
         Some(self.holders.entry(view.record.id).or_insert_with(fresh).into_value())
     }
 

@@ -8,15 +8,14 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::time::sleep;
 
 use super::holder::Holder;
 use super::known::Known;
-use super::measured;
+use super::{Settings, measured};
 use crate::clock::{Clock, Timestamp};
 use crate::key::KeyId;
 use crate::metrics::{Metrics, StoreOperation};
@@ -68,13 +67,14 @@ impl LastUsed {
     }
 
     /// Flushes once a window, until `stop` is sent or dropped.
-    pub(super) async fn run(self: Arc<Self>, window: Duration, mut stop: oneshot::Receiver<()>) {
-        let mut windows = interval_at(Instant::now() + window, window);
-        windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub(super) async fn run(self: Arc<Self>, mut settings: watch::Receiver<Settings>, mut stop: oneshot::Receiver<()>) {
         loop {
+            let window = settings.borrow_and_update().last_used_flush;
             tokio::select! {
                 _ = &mut stop => return,
-                _ = windows.tick() => self.flush().await,
+                // Another window begins anew; without a sender there is no other.
+                Ok(()) = settings.changed() => {}
+                () = sleep(window) => self.flush().await,
             }
         }
     }

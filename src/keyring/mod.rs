@@ -35,7 +35,6 @@ use self::reader::Reader;
 use self::writer::{Generate, Job, Target, Writer};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Digest, KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
-use crate::limit::KeyLimits;
 use crate::metrics::{Metrics, StoreOperation};
 use crate::policy::Deny;
 use crate::settings::settings;
@@ -141,6 +140,7 @@ pub struct Keyring {
     metrics: Arc<Metrics>,
     store: Arc<dyn Store>,
     control: Handle,
+    settings: watch::Sender<Settings>,
     /// Taken by [`Keyring::close`].
     background: Mutex<Option<Background>>,
 }
@@ -161,18 +161,16 @@ impl Keyring {
     pub fn open(
         store: Arc<dyn Store>,
         settings: &Settings,
-        key_limits: &KeyLimits,
         clock: Clock,
         metrics: Arc<Metrics>,
         control: Handle,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open_with(store, settings, key_limits, clock, metrics, control, Box::new(KeySecret::generate))
+        Self::open_with(store, settings, clock, metrics, control, Box::new(KeySecret::generate))
     }
 
     fn open_with(
         store: Arc<dyn Store>,
         settings: &Settings,
-        key_limits: &KeyLimits,
         clock: Clock,
         metrics: Arc<Metrics>,
         control: Handle,
@@ -182,24 +180,20 @@ impl Keyring {
         let scan = || store.scan(&mut |record| entries.push(Entry::from(&record)));
         measured(&metrics, StoreOperation::KeyScan, scan)?;
         let cached_max = settings.keys_cached_max;
-        let known = Arc::new(Known::new(entries, cached_max, key_limits.clone(), Arc::clone(&metrics)));
+        let (settings, present) = watch::channel(settings.clone());
+        let known = Arc::new(Known::new(entries, cached_max, Arc::clone(&metrics)));
         let writer = Writer {
             store: Arc::clone(&store),
             known: Arc::clone(&known),
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
-            keys_max: settings.keys_max,
+            settings: present.clone(),
             revision: store.revision()?,
             generate,
             unsettled: HashSet::new(),
         };
-        let reader = Reader::new(
-            Arc::clone(&store),
-            Arc::clone(&known),
-            Arc::clone(&metrics),
-            control.clone(),
-            settings.lookup_timeout,
-        );
+        let reader =
+            Reader::new(Arc::clone(&store), Arc::clone(&known), Arc::clone(&metrics), control.clone(), present.clone());
         let last_used = Arc::new(LastUsed::new(
             cached_max,
             Arc::clone(&store),
@@ -211,9 +205,18 @@ impl Keyring {
         let (jobs, queue) = sync_channel(CHANGES_QUEUED_MAX);
         let writer = start(writer, queue)?;
         let (stop_flushing, stopped) = oneshot::channel();
-        let flushing = control.spawn(Arc::clone(&last_used).run(settings.last_used_flush, stopped));
+        let flushing = control.spawn(Arc::clone(&last_used).run(present, stopped));
         let background = Mutex::new(Some(Background { jobs, writer, stop_flushing, flushing }));
-        Ok(Arc::new(Self { known, reader: Arc::new(reader), last_used, metrics, store, control, background }))
+        Ok(Arc::new(Self { known, reader: Arc::new(reader), last_used, metrics, store, control, settings, background }))
+    }
+
+    /// Goes on with other settings. The size of the cache stays, and what is in it; who is root is [`Keyring::ensure_root`]'s.
+    pub fn reconfigure(&self, settings: &Settings) {
+        self.settings.send_if_modified(|present| {
+            let differs = present != settings;
+            present.clone_from(settings);
+            differs
+        });
     }
 
     /// Returns the key that `secret` opens. A key in the cache costs no lock and no await.

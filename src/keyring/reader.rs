@@ -6,14 +6,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::known::Known;
-use super::{KeyView, Unavailable, measured};
+use super::{KeyView, Settings, Unavailable, measured};
 use crate::key::KeyId;
 use crate::log::Occasionally;
 use crate::metrics::{Metrics, StoreOperation};
@@ -29,7 +29,7 @@ pub(super) struct Reader {
     known: Arc<Known>,
     metrics: Arc<Metrics>,
     control: Handle,
-    timeout: Duration,
+    settings: watch::Receiver<Settings>,
     reads: Arc<Semaphore>,
     /// The look-ups that are under way: an entry lasts as long as its read, and only ids that exist are looked up.
     flights: Mutex<HashMap<KeyId, watch::Receiver<Option<Landed>>>>,
@@ -41,10 +41,10 @@ impl Reader {
         known: Arc<Known>,
         metrics: Arc<Metrics>,
         control: Handle,
-        timeout: Duration,
+        settings: watch::Receiver<Settings>,
     ) -> Self {
         let reads = Arc::new(Semaphore::new(READS_AT_ONCE));
-        Self { store, known, metrics, control, timeout, reads, flights: Mutex::default() }
+        Self { store, known, metrics, control, settings, reads, flights: Mutex::default() }
     }
 
     /// Reads one key, together with everybody else who wants it at this time.
@@ -83,11 +83,12 @@ impl Reader {
     }
 
     async fn bounded(&self, ids: Vec<KeyId>) -> Result<Vec<Option<KeyView>>, Unavailable> {
-        let read = timeout(self.timeout, self.settled(&ids)).await;
+        let lookup_timeout = self.settings.borrow().lookup_timeout;
+        let read = timeout(lookup_timeout, self.settled(&ids)).await;
         read.unwrap_or_else(|_elapsed| {
             static LATE: Occasionally = Occasionally::new();
             if let Some(suppressed) = LATE.due(Instant::now()) {
-                tracing::warn!(timeout = ?self.timeout, suppressed, "store did not answer in time");
+                tracing::warn!(timeout = ?lookup_timeout, suppressed, "store did not answer in time");
             }
             Err(Unavailable)
         })

@@ -6,12 +6,13 @@
 //! scopes come out of a `Grant`; a change is known to nobody before it is on disk, and to all before it is acknowledged.
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use super::known::Known;
 use super::reader::read_view;
-use super::{ChangeError, Changes, Draft, KeyView, measured};
+use super::{ChangeError, Changes, Draft, KeyView, Settings, measured};
 use crate::clock::Clock;
 use crate::key::{ALL, Digest, KEY_WRITE, KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
 use crate::log;
@@ -32,7 +33,7 @@ pub(super) struct Writer {
     pub(super) known: Arc<Known>,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) keys_max: NonZeroU32,
+    pub(super) settings: watch::Receiver<Settings>,
     /// The revision of the last change.
     pub(super) revision: u64,
     pub(super) generate: Generate,
@@ -145,7 +146,7 @@ impl Writer {
         kind: Kind,
         grant: &Grant,
     ) -> Result<KeyView, ChangeError> {
-        let keys_max = usize::try_from(self.keys_max.get()).unwrap_or(usize::MAX);
+        let keys_max = usize::try_from(self.settings.borrow().keys_max.get()).unwrap_or(usize::MAX);
         if self.known.directory().len() >= keys_max {
             return Err(ChangeError::Full);
         }

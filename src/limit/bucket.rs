@@ -1,40 +1,72 @@
-//! A rate with a burst: governor's GCRA, told the time by its caller.
+//! A rate with a burst, told its quota and the time by its caller: GCRA in one atomic word.
+//!
+//! The quota is no part of a bucket: what was taken under one counts under the next, so that limits can change while
+//! requests run, and a change gives nobody a full burst.
 
-use std::cell::Cell;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 
 use crate::settings::Rate;
 
-/// How long a full bucket may at most take to fill again. Beyond it, governor's arithmetic on nanoseconds overflows.
+/// How long a full bucket may at most take to fill again: ten years, so that no sum of nanoseconds overflows.
 const REFILL_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// Holds `burst` cells at most, gets them back at `rate`, and gives one to each request. One atomic word: shared freely.
-pub struct Bucket(RateLimiter<NotKeyed, InMemoryState, CallersClock, NoOpMiddleware<Instant>>);
+/// What a bucket gives: `burst` cells at most, which come back at `rate`. All in nanoseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Quota {
+    /// The time that one cell takes to come back; at least 1.
+    interval: u64,
+    /// The time that a whole burst takes to come back; at least `interval`.
+    refill: u64,
+}
+
+impl Quota {
+    /// A burst that would take more than ten years to come back is cut to what ten years give.
+    pub fn new(rate: Rate, burst: NonZeroU32) -> Self {
+        let interval = nanoseconds(interval(rate));
+        let refill = interval.saturating_mul(burst.get().into()).min(nanoseconds(REFILL_MAX)).max(interval);
+        Self { interval, refill }
+    }
+}
+
+/// Gives one cell to each request. One atomic word: shared freely.
+#[derive(Debug)]
+pub struct Bucket {
+    made: Instant,
+    /// Nanoseconds from `made` to the moment at which every cell is back.
+    full_at: AtomicU64,
+}
+
+impl Default for Bucket {
+    /// A full one.
+    fn default() -> Self {
+        Self { made: Instant::now(), full_at: AtomicU64::new(0) }
+    }
+}
 
 impl Bucket {
-    /// A full bucket. A burst that would take more than ten years to come back is cut to what ten years give.
-    pub fn new(rate: Rate, burst: NonZeroU32) -> Self {
-        let interval = interval(rate);
-        let burst = burst.min(cells_in(REFILL_MAX, interval));
-        // `interval` is at least 1 ns, so there is a quota; if there were none, a cell each nanosecond limits nothing.
-        let quota = Quota::with_period(interval).unwrap_or(Quota::per_second(NonZeroU32::MAX)).allow_burst(burst);
-        CallersClock::set(Instant::now());
-        Self(RateLimiter::direct_with_clock(quota, CallersClock))
-    }
-
     /// Takes one cell.
     ///
     /// # Errors
     /// How long from `now` until there is a cell to take, when there is none; more than zero.
-    pub fn take(&self, now: Instant) -> Result<(), Duration> {
-        CallersClock::set(now);
-        self.0.check().map_err(|refusal| refusal.wait_time_from(now))
+    pub fn take(&self, quota: Quota, now: Instant) -> Result<(), Duration> {
+        let now = nanoseconds(now.saturating_duration_since(self.made));
+        let empty = now.saturating_add(quota.refill);
+        // No emptier than empty: a wait that came of an earlier quota is no longer than this one's.
+        if self.full_at.load(Ordering::Relaxed) > empty {
+            self.full_at.fetch_min(empty, Ordering::Relaxed);
+        }
+        let mut wait = 0;
+        let take = |full_at: u64| {
+            let full_at = full_at.max(now).saturating_add(quota.interval);
+            wait = full_at.saturating_sub(empty);
+            (wait == 0).then_some(full_at)
+        };
+        match self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Duration::from_nanos(wait)),
+        }
     }
 }
 
@@ -43,29 +75,6 @@ pub(super) fn interval(rate: Rate) -> Duration {
     (rate.per / rate.count.get()).max(Duration::from_nanos(1))
 }
 
-fn cells_in(period: Duration, interval: Duration) -> NonZeroU32 {
-    let cells = u32::try_from(period.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
-    NonZeroU32::new(cells).unwrap_or(NonZeroU32::MIN)
-}
-
-/// governor asks a clock where we have a value; this hands it over without a second thread ever seeing it.
-#[derive(Clone)]
-struct CallersClock;
-
-thread_local! {
-    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-impl CallersClock {
-    fn set(now: Instant) {
-        NOW.set(Some(now));
-    }
-}
-
-impl Clock for CallersClock {
-    type Instant = Instant;
-
-    fn now(&self) -> Instant {
-        NOW.get().unwrap_or_else(Instant::now)
-    }
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

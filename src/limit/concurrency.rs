@@ -4,21 +4,17 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Lets at most `max` in at one time. A clone is a second handle on the same places.
-#[derive(Clone)]
+/// Counts who is inside. How many may be is said at each entry, so that it can change while some are. A clone is a
+/// second handle on the same places.
+#[derive(Clone, Debug, Default)]
 pub struct Concurrency {
-    max: NonZeroU32,
     taken: Arc<AtomicU32>,
 }
 
 impl Concurrency {
-    pub fn new(max: NonZeroU32) -> Self {
-        Self { max, taken: Arc::default() }
-    }
-
-    /// A place, if one is free. Never waits.
-    pub fn try_enter(&self) -> Option<Slot> {
-        let enter = |taken| (taken < self.max.get()).then_some(taken + 1);
+    /// A place, if fewer than `max` are taken. Never waits.
+    pub fn try_enter(&self, max: NonZeroU32) -> Option<Slot> {
+        let enter = |taken| (taken < max.get()).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).ok()?;
         Some(Slot { taken: Arc::clone(&self.taken) })
     }

@@ -73,6 +73,20 @@ impl Failures {
         }
     }
 
+    /// A limiter with other limits that remembers what this one does, as far as there is room.
+    pub fn succeeded_by(&self, limits: &FailureLimits, now: Instant) -> Self {
+        let successor = Self::new(limits);
+        let Some(limit) = successor.limit else { return successor };
+        for shard in &self.shards {
+            let known: Vec<(Client, Instant)> =
+                lock(shard).clear_at.iter().map(|(client, at)| (*client, *at)).collect();
+            for (client, clear_at) in known.into_iter().filter(|(_, clear_at)| *clear_at > now) {
+                successor.note(client, limit, now, |_| clear_at.min(now + limit.refill));
+            }
+        }
+        successor
+    }
+
     /// How long the address is to wait before it may try again; `None` when it may try now.
     pub fn blocked(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let limit = self.limit?;
@@ -89,12 +103,16 @@ impl Failures {
         let Some(limit) = self.limit else {
             return;
         };
-        let client = Client::of(address);
+        // Not beyond a full burst: requests that were under way when the block began must not lengthen it.
+        let one_more = |clear_at: Instant| (clear_at.max(now) + limit.interval).min(now + limit.refill);
+        self.note(Client::of(address), limit, now, one_more);
+    }
+
+    fn note(&self, client: Client, limit: Limit, now: Instant, next: impl FnOnce(Instant) -> Instant) {
         let mut shard = self.shard(client);
         shard.make_room(client, self.shard_addresses_max, now);
         let clear_at = shard.clear_at.entry(client).or_insert(now);
-        // Not beyond a full burst: requests that were under way when the block began must not lengthen it.
-        *clear_at = ((*clear_at).max(now) + limit.interval).min(now + limit.refill);
+        *clear_at = next(*clear_at);
         if let Some(wait) = limit.blocked(*clear_at, now) {
             self.last_block_ends.fetch_max(self.since_start(now + wait), Ordering::Relaxed);
         }
@@ -114,8 +132,12 @@ impl Failures {
     fn shard(&self, client: Client) -> MutexGuard<'_, Shard> {
         // The map inside hashes with another seed, so a shard's addresses do not gather in one part of it.
         let index = self.hasher.hash_one(client) % self.shards.len() as u64;
-        self.shards[index as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[index as usize])
     }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Limit {

@@ -13,7 +13,7 @@ use std::num::NonZeroU32;
 
 use crate::settings::{Rate, settings};
 
-pub use bucket::Bucket;
+pub use bucket::{Bucket, Quota};
 pub use concurrency::{Concurrency, Slot};
 pub use failures::Failures;
 
@@ -37,15 +37,17 @@ settings! {
 }
 
 impl KeyLimits {
-    /// A full bucket for one more key; `None` when keys have no rate.
-    pub fn bucket(&self) -> Option<Bucket> {
-        let rate = self.rate?;
-        Some(Bucket::new(rate, self.burst.unwrap_or(rate.count)))
+    pub fn allowance(&self) -> Allowance {
+        let quota = self.rate.map(|rate| Quota::new(rate, self.burst.unwrap_or(rate.count)));
+        Allowance { quota, concurrency: self.concurrency }
     }
+}
 
-    pub fn concurrency(&self) -> Option<Concurrency> {
-        self.concurrency.map(Concurrency::new)
-    }
+/// What each key is allowed, ready for requests; `None` is without limit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Allowance {
+    pub quota: Option<Quota>,
+    pub concurrency: Option<NonZeroU32>,
 }
 
 settings! {

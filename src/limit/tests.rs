@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Bucket, Concurrency, FailureLimits, Failures, Settings};
+use super::{Allowance, Bucket, Concurrency, FailureLimits, Failures, Quota, Settings};
 use crate::settings::{Rate, Reading, Source};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,33 +36,37 @@ fn settings(text: &str) -> Result<Settings, String> {
     settings.ok_or("nothing read".to_owned())
 }
 
+fn quota(rate: Rate, burst: u32) -> Quota {
+    Quota::new(rate, nonzero(burst))
+}
+
 #[test]
 fn bucket_gives_its_burst_and_then_its_rate() {
-    let bucket = Bucket::new(rate(2, 1), nonzero(3));
+    let (bucket, quota) = (Bucket::default(), quota(rate(2, 1), 3));
     let start = Instant::now();
-    (0..3).for_each(|_| bucket.take(start).unwrap());
+    (0..3).for_each(|_| bucket.take(quota, start).unwrap());
 
-    assert_eq!(bucket.take(start), Err(SECOND / 2));
-    assert_eq!(bucket.take(start + SECOND / 4), Err(SECOND / 4));
-    assert_eq!(bucket.take(start + SECOND / 2), Ok(()));
-    assert_eq!(bucket.take(start + SECOND / 2), Err(SECOND / 2));
+    assert_eq!(bucket.take(quota, start), Err(SECOND / 2));
+    assert_eq!(bucket.take(quota, start + SECOND / 4), Err(SECOND / 4));
+    assert_eq!(bucket.take(quota, start + SECOND / 2), Ok(()));
+    assert_eq!(bucket.take(quota, start + SECOND / 2), Err(SECOND / 2));
 }
 
 #[test]
 fn bucket_never_holds_more_than_its_burst() {
-    let bucket = Bucket::new(rate(100, 1), nonzero(2));
+    let (bucket, quota) = (Bucket::default(), quota(rate(100, 1), 2));
     let later = Instant::now() + 3_600 * SECOND;
 
-    assert_eq!((0..10).filter(|_| bucket.take(later).is_ok()).count(), 2);
+    assert_eq!((0..10).filter(|_| bucket.take(quota, later).is_ok()).count(), 2);
 }
 
 #[test]
 fn bucket_takes_a_moment_before_its_own_making() {
     let before = Instant::now();
-    let bucket = Bucket::new(rate(1, 1), nonzero(1));
+    let (bucket, quota) = (Bucket::default(), quota(rate(1, 1), 1));
 
-    assert_eq!(bucket.take(before), Ok(()));
-    assert!(bucket.take(before).is_err());
+    assert_eq!(bucket.take(quota, before), Ok(()));
+    assert!(bucket.take(quota, before).is_err());
 }
 
 #[test]
@@ -70,24 +74,36 @@ fn bucket_survives_the_most_extreme_limits() {
     let start = Instant::now();
     for (count, per) in [(1, 3_600), (u32::MAX, 1), (u32::MAX, 3_600), (1, 1)] {
         for burst in [1, 2, u32::MAX] {
-            let bucket = Bucket::new(rate(count, per), nonzero(burst));
+            let (bucket, quota) = (Bucket::default(), quota(rate(count, per), burst));
             for now in [start, start + 86_400 * 365 * SECOND, start] {
-                let _ = bucket.take(now);
+                let _ = bucket.take(quota, now);
             }
         }
     }
 }
 
 #[test]
+fn bucket_that_was_emptied_stays_empty_under_a_new_quota() {
+    let (bucket, hourly, quick) = (Bucket::default(), quota(rate(1, 3_600), 4), quota(rate(10, 1), 2));
+    let start = Instant::now();
+    (0..4).for_each(|_| bucket.take(hourly, start).unwrap());
+
+    assert_eq!(bucket.take(quick, start), Err(SECOND / 10));
+    assert_eq!(bucket.take(quick, start + SECOND / 10), Ok(()));
+    assert!(bucket.take(quick, start + SECOND / 10).is_err());
+    assert!(bucket.take(hourly, start + SECOND / 10).is_ok());
+}
+
+#[test]
 fn threads_together_take_no_more_than_the_burst() {
-    let bucket = Bucket::new(rate(1, 3_600), nonzero(1_000));
+    let (bucket, quota) = (Bucket::default(), quota(rate(1, 3_600), 1_000));
     let now = Instant::now();
     let taken = AtomicU32::new(0);
 
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mine = (0..500).filter(|_| bucket.take(now).is_ok()).count();
+                let mine = (0..500).filter(|_| bucket.take(quota, now).is_ok()).count();
                 taken.fetch_add(u32::try_from(mine).unwrap(), Ordering::Relaxed);
             });
         }
@@ -98,26 +114,37 @@ fn threads_together_take_no_more_than_the_burst() {
 
 #[test]
 fn place_is_free_again_when_its_slot_is_dropped() {
-    let concurrency = Concurrency::new(nonzero(2));
-    let first = concurrency.try_enter().unwrap();
-    let _second = concurrency.try_enter().unwrap();
-    assert!(concurrency.clone().try_enter().is_none());
+    let concurrency = Concurrency::default();
+    let first = concurrency.try_enter(nonzero(2)).unwrap();
+    let _second = concurrency.try_enter(nonzero(2)).unwrap();
+    assert!(concurrency.clone().try_enter(nonzero(2)).is_none());
 
     drop(first);
 
-    assert!(concurrency.try_enter().is_some());
+    assert!(concurrency.try_enter(nonzero(2)).is_some());
+}
+
+#[test]
+fn places_that_are_taken_count_under_a_lower_maximum() {
+    let concurrency = Concurrency::default();
+    let slots: Vec<_> = (0..3).filter_map(|_| concurrency.try_enter(nonzero(3))).collect();
+
+    assert!(concurrency.try_enter(nonzero(1)).is_none());
+    assert!(concurrency.try_enter(nonzero(4)).is_some());
+    drop(slots);
+    assert!(concurrency.try_enter(nonzero(1)).is_some());
 }
 
 #[test]
 fn threads_together_never_hold_more_slots_than_there_are() {
-    let concurrency = Concurrency::new(nonzero(2));
+    let concurrency = Concurrency::default();
     let inside = AtomicU32::new(0);
 
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..2_000 {
-                    let Some(_slot) = concurrency.try_enter() else { continue };
+                    let Some(_slot) = concurrency.try_enter(nonzero(2)) else { continue };
                     assert!(inside.fetch_add(1, Ordering::SeqCst) < 2);
                     inside.fetch_sub(1, Ordering::SeqCst);
                 }
@@ -125,7 +152,7 @@ fn threads_together_never_hold_more_slots_than_there_are() {
         }
     });
 
-    assert!(concurrency.try_enter().is_some());
+    assert!(concurrency.try_enter(nonzero(2)).is_some());
 }
 
 #[test]
@@ -236,6 +263,24 @@ fn no_address_is_blocked_without_a_rate() {
 }
 
 #[test]
+fn address_stays_blocked_under_new_limits_for_no_longer_than_they_say() {
+    let hourly = FailureLimits { rate: Some(rate(1, 3_600)), burst: nonzero(2), addresses_max: nonzero(100) };
+    let failures = Failures::new(&hourly);
+    let (client, other) = (address("192.0.2.1"), address("192.0.2.2"));
+    let now = Instant::now();
+    (0..2).for_each(|_| failures.failed(client, now));
+
+    let quick = FailureLimits { rate: Some(rate(1, 1)), burst: nonzero(3), addresses_max: nonzero(1) };
+    let successor = failures.succeeded_by(&quick, now);
+
+    assert_eq!(successor.blocked(client, now), Some(SECOND));
+    assert_eq!(successor.blocked(client, now + SECOND), None);
+    assert_eq!(successor.blocked(other, now), None);
+    let unlimited = failures.succeeded_by(&FailureLimits { rate: None, ..hourly }, now);
+    assert_eq!((unlimited.blocked(client, now), unlimited.remembered()), (None, 0));
+}
+
+#[test]
 fn failures_of_many_threads_count_together() {
     let failures = failures(1_000, 100);
     let client = address("192.0.2.1");
@@ -258,16 +303,15 @@ fn failures_of_many_threads_count_together() {
 fn empty_section_means_the_defaults() {
     assert_eq!(settings("").unwrap(), Settings::default());
     assert_eq!(Settings::default().failures.rate, Some(rate(10, 1)));
-    assert!(Settings::default().key.bucket().is_none());
-    assert!(Settings::default().key.concurrency().is_none());
+    assert_eq!(Settings::default().key.allowance(), Allowance::default());
 }
 
 #[test]
 fn burst_of_a_key_is_its_rate_unless_set() {
-    let bucket = settings("key = { rate = \"5/m\" }").unwrap().key.bucket().unwrap();
-    let now = Instant::now() + SECOND;
+    let quota = settings("key = { rate = \"5/m\" }").unwrap().key.allowance().quota.unwrap();
+    let (bucket, now) = (Bucket::default(), Instant::now() + SECOND);
 
-    assert_eq!((0..10).filter(|_| bucket.take(now).is_ok()).count(), 5);
+    assert_eq!((0..10).filter(|_| bucket.take(quota, now).is_ok()).count(), 5);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::Format;
+use super::format::FormatChoice;
 
 /// What may wait to be written. A line that does not fit is dropped and counted.
 pub(super) const PENDING_BYTES_MAX: usize = 1 << 20;
@@ -23,11 +24,11 @@ const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When the operating system gives no thread.
-pub(super) fn start(format: Format, sink: impl Write + Send + 'static) -> io::Result<(Lines, Flush)> {
+pub(super) fn start(format: FormatChoice, sink: impl Write + Send + 'static) -> io::Result<(Lines, Flush)> {
     let shared = Arc::new(Shared::default());
     let writer = Writer { shared: Arc::clone(&shared), sink };
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.run())?;
-    Ok((Lines { format, shared: Arc::clone(&shared) }, Flush { shared }))
+    Ok((Lines { format, shared: Arc::clone(&shared) }, Flush { written: Written { shared } }))
 }
 
 #[derive(Default)]
@@ -54,8 +55,14 @@ impl Shared {
 
 /// The entry for lines. Never waits for the sink, never fails.
 pub(super) struct Lines {
-    format: Format,
+    format: FormatChoice,
     shared: Arc<Shared>,
+}
+
+impl Lines {
+    pub(super) fn written(&self) -> Written {
+        Written { shared: Arc::clone(&self.shared) }
+    }
 }
 
 impl<'a> MakeWriter<'a> for Lines {
@@ -70,7 +77,7 @@ impl<'a> MakeWriter<'a> for Lines {
 impl Write for &Lines {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
-        let line = one_line(&text, self.format);
+        let line = one_line(&text, self.format.get());
         let mut queue = self.shared.queue();
         if queue.pending.len() + line.len() < PENDING_BYTES_MAX {
             queue.pending.extend_from_slice(line.as_bytes());
@@ -87,20 +94,32 @@ impl Write for &Lines {
     }
 }
 
+/// Tells when all that was logged is written.
+#[derive(Clone)]
+pub(super) struct Written {
+    shared: Arc<Shared>,
+}
+
+impl Written {
+    /// Waits for it, for two seconds at most.
+    pub(super) fn wait(&self) {
+        let unwritten = |queue: &mut Queue| queue.writing || !queue.pending.is_empty();
+        // Either all is written or time is up, and there is nobody left to tell.
+        let _ = self.shared.drained.wait_timeout_while(self.shared.queue(), FLUSH_TIME_MAX, unwritten);
+    }
+}
+
 /// Waits on drop until what was logged is written, for two seconds at most.
 #[must_use = "dropping it ends the log"]
 pub struct Flush {
-    shared: Arc<Shared>,
+    written: Written,
 }
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        let mut queue = self.shared.queue();
-        queue.closed = true;
-        self.shared.filled.notify_one();
-        let unwritten = |queue: &mut Queue| queue.writing || !queue.pending.is_empty();
-        // Either all is written or time is up, and there is nobody left to tell.
-        let _ = self.shared.drained.wait_timeout_while(queue, FLUSH_TIME_MAX, unwritten);
+        self.written.shared.queue().closed = true;
+        self.written.shared.filled.notify_one();
+        self.written.wait();
     }
 }
 

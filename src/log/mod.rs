@@ -4,6 +4,7 @@
 //! whatever is in its fields; a JSON line is valid JSON; no field holds a secret, a query string or a header map.
 
 mod events;
+mod format;
 mod lines;
 mod occasionally;
 #[cfg(test)]
@@ -12,13 +13,15 @@ mod tests;
 use std::io;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 
 use crate::settings::{Node, Value, settings};
 use events::{ACCESS, AUDIT};
-use lines::Lines;
+use format::{EitherFormat, FormatChoice};
+use lines::{Lines, Written};
 
 pub use events::{Access, Audit};
 pub use lines::Flush;
@@ -73,31 +76,54 @@ fn choice<T: Copy>(node: &Node<'_>, choices: &[(&str, T)]) -> Option<T> {
     }
 }
 
-/// Sends every event of the process to stderr from now on. What is returned is to be held until the process ends.
+/// Sends every event of the process to stderr from now on. The [`Flush`] is to be held until the process ends.
 ///
 /// # Errors
 /// When the writing thread cannot be started, or the process has a subscriber already.
-pub fn init(settings: &Settings) -> io::Result<Flush> {
-    let (lines, flush) = lines::start(settings.format, io::stderr())?;
-    tracing::subscriber::set_global_default(subscriber(settings, lines)).map_err(io::Error::other)?;
-    Ok(flush)
+pub fn init(settings: &Settings) -> io::Result<(Control, Flush)> {
+    let format = FormatChoice::new(settings.format);
+    let (lines, flush) = lines::start(format.clone(), io::stderr())?;
+    let written = lines.written();
+    let (subscriber, filter) = subscriber(settings, format.clone(), lines);
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    Ok((Control { filter, format, written }, flush))
 }
 
-fn subscriber(settings: &Settings, lines: Lines) -> impl tracing::Subscriber + Send + Sync {
-    tracing_subscriber::registry().with(targets(settings)).with(layer(settings.format, lines))
+/// The log of the process, for changes while it runs.
+#[derive(Clone)]
+pub struct Control {
+    filter: reload::Handle<Targets, Registry>,
+    format: FormatChoice,
+    written: Written,
 }
 
-fn layer<S, W>(format: Format, writer: W) -> Box<dyn Layer<S> + Send + Sync>
-where
-    S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
-    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
-{
-    // Without internal errors: they would go to stderr by `eprintln!`, which panics when stderr is closed.
-    let layer = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false).with_writer(writer);
-    match format {
-        Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
-        Format::Text => layer.boxed(),
+impl Control {
+    /// Other events, or another format, from the next line on.
+    pub fn reconfigure(&self, settings: &Settings) {
+        self.format.set(settings.format);
+        // Fails only without the subscriber, which lives as long as the process.
+        let _ = self.filter.reload(targets(settings));
     }
+
+    /// Waits until what was logged is written, for two seconds at most. Blocking.
+    pub fn flush(&self) {
+        self.written.wait();
+    }
+}
+
+fn subscriber(
+    settings: &Settings,
+    format: FormatChoice,
+    lines: Lines,
+) -> (impl tracing::Subscriber + Send + Sync, reload::Handle<Targets, Registry>) {
+    let (filter, handle) = reload::Layer::new(targets(settings));
+    // Without internal errors: they would go to stderr by `eprintln!`, which panics when stderr is closed.
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .event_format(EitherFormat::new(format))
+        .with_writer(lines);
+    (tracing_subscriber::registry().with(filter).with(layer), handle)
 }
 
 fn targets(settings: &Settings) -> Targets {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
-use super::{Access, Audit, Format, Level, Occasionally, Settings, lines, subscriber};
+use super::format::FormatChoice;
+use super::{Access, Audit, Control, Format, Level, Occasionally, Settings, lines, subscriber};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyName, KeyRecord, KeySecret, Kind};
 use crate::metrics::AuditOperation;
@@ -32,12 +33,21 @@ impl Write for Paper {
 
 /// What `events` log under these settings, line by line.
 fn logged(settings: &Settings, events: impl FnOnce()) -> Vec<String> {
+    logged_under(settings, |_| events())
+}
+
+/// As [`logged`], for events that come with changes of the log.
+fn logged_under(settings: &Settings, events: impl FnOnce(&Control)) -> Vec<String> {
     // Another thread's test may meet one of these events while no subscriber is there, and tracing would remember for
     // all threads that nobody wants it. One that wants everything, and does nothing with it, keeps that from happening.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
     let paper = Paper::default();
-    let (lines, flush) = lines::start(settings.format, paper.clone()).unwrap();
-    tracing::subscriber::with_default(subscriber(settings, lines), events);
+    let format = FormatChoice::new(settings.format);
+    let (lines, flush) = lines::start(format.clone(), paper.clone()).unwrap();
+    let written = lines.written();
+    let (subscriber, filter) = subscriber(settings, format.clone(), lines);
+    let control = Control { filter, format, written };
+    tracing::subscriber::with_default(subscriber, || events(&control));
     drop(flush);
     let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
     text.split_terminator('\n').map(str::to_owned).collect()
@@ -45,6 +55,10 @@ fn logged(settings: &Settings, events: impl FnOnce()) -> Vec<String> {
 
 fn settings(format: Format) -> Settings {
     Settings { format, ..Settings::default() }
+}
+
+fn text() -> FormatChoice {
+    FormatChoice::new(Format::Text)
 }
 
 fn key() -> KeyId {
@@ -213,9 +227,10 @@ fn stuck_reader_holds_up_nobody_and_costs_bounded_memory() {
     let (entered, is_entered) = channel();
     let (released, release) = channel();
     let paper = Paper::default();
-    let (lines, flush) = lines::start(Format::Text, Stuck { entered, release, paper: paper.clone() }).unwrap();
+    let (lines, flush) =
+        lines::start(FormatChoice::new(Format::Text), Stuck { entered, release, paper: paper.clone() }).unwrap();
 
-    tracing::subscriber::with_default(subscriber(&Settings::default(), lines), || {
+    tracing::subscriber::with_default(subscriber(&Settings::default(), text(), lines).0, || {
         error!(target: "portcullis", "first");
         is_entered.recv().unwrap();
         (0..3_000).for_each(|_| error!(target: "portcullis", "{}", "x".repeat(1_000)));
@@ -242,9 +257,9 @@ impl Write for Broken {
 
 #[test]
 fn broken_stderr_stops_nothing() {
-    let (lines, flush) = lines::start(Format::Json, Broken).unwrap();
+    let (lines, flush) = lines::start(FormatChoice::new(Format::Json), Broken).unwrap();
 
-    tracing::subscriber::with_default(subscriber(&Settings::default(), lines), || {
+    tracing::subscriber::with_default(subscriber(&Settings::default(), text(), lines).0, || {
         (0..10).for_each(|_| error!(target: "portcullis", "unheard"));
     });
 
@@ -261,6 +276,44 @@ fn repeated_warning_is_due_once_a_second_and_counts_the_others() {
 
     assert_eq!(occasionally.due(start + Duration::from_secs(1)), Some(2));
     assert_eq!(occasionally.due(start + Duration::from_secs(9)), Some(0));
+}
+
+#[test]
+fn level_access_and_format_change_from_one_line_to_the_next() {
+    let quiet = Settings { level: Level::Error, ..Settings::default() };
+    let lines = logged_under(&quiet, |control| {
+        info!(target: "portcullis", "unheard");
+        access("GET").log();
+        control.reconfigure(&Settings { format: Format::Json, level: Level::Debug, access: true });
+        debug!(target: "portcullis", "heard");
+        access("GET").log();
+        control.reconfigure(&quiet);
+        access("GET").log();
+        error!(target: "portcullis", "text again");
+    });
+
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    for line in &lines[..2] {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+    assert!(lines[2].ends_with("ERROR portcullis: text again"), "{}", lines[2]);
+}
+
+#[test]
+fn what_was_logged_is_written_after_a_flush_and_the_log_goes_on() {
+    let paper = Paper::default();
+    let (lines, flush) = lines::start(text(), paper.clone()).unwrap();
+    let written = lines.written();
+    let (subscriber, filter) = subscriber(&Settings::default(), text(), lines);
+    let control = Control { filter, format: text(), written };
+    tracing::subscriber::with_default(subscriber, || {
+        for round in 1..=3 {
+            error!(target: "portcullis", round, "logged");
+            control.flush();
+            assert_eq!(paper.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), round);
+        }
+    });
+    drop(flush);
 }
 
 #[test]

@@ -322,15 +322,21 @@ fn targets(metrics: &Metrics) -> [MetricFamily; 7] {
     ]
 }
 
-fn life(metrics: &Metrics) -> [MetricFamily; 3] {
+fn life(metrics: &Metrics) -> [MetricFamily; 4] {
     let cold = &metrics.cold;
     let reloads = [
         count(&[("result", "failure")], cold.reloads_failed.load(Ordering::Relaxed)),
         count(&[("result", "success")], cold.reloads_succeeded.load(Ordering::Relaxed)),
     ];
     let loaded = cold.config_loaded.load(Ordering::Relaxed);
+    let failed = cold.reload_failed_last.load(Ordering::Relaxed);
     [
         counter("portcullis_config_reloads_total", "Reloads of the configuration, by how each ended.", reloads),
+        gauge(
+            "portcullis_config_last_reload_successful",
+            "Whether the last reload was taken over; 0: the file is not what is in use. 1 before the first reload.",
+            [level(&[], if failed { 0.0 } else { 1.0 })],
+        ),
         gauge(
             "portcullis_config_last_reload_success_timestamp_seconds",
             "When the configuration in use was loaded, at the start or by a reload.",

@@ -1,7 +1,8 @@
 //! Handles on the numbers of one route or one upstream: resolved when a configuration is loaded, never on a request.
 //!
-//! Invariants: the same labels give the same handle, over reloads too; there are at most [`ROUTES_MAX`] and
-//! [`UPSTREAMS_MAX`] of them, and what comes after shares one that is labelled [`OTHER`].
+//! Invariants: the same labels give the same handle for as long as anybody holds it, over reloads too; what nobody holds
+//! any more is forgotten, and no longer shown; there are at most [`ROUTES_MAX`] and [`UPSTREAMS_MAX`] of them, and what
+//! comes after shares one that is labelled [`OTHER`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -116,7 +117,7 @@ impl UpstreamMetrics {
 
 pub(super) type RouteLabels = (String, String);
 
-/// Every handle that was ever asked for.
+/// Every handle that somebody holds.
 pub(super) struct Handles {
     workers: usize,
     routes: Mutex<BTreeMap<RouteLabels, Arc<RouteMetrics>>>,
@@ -155,12 +156,21 @@ fn handle<K: Ord, V>(
     new: impl FnOnce() -> V,
 ) -> Arc<V> {
     let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+    if handles.len() >= max {
+        forget_unheld(&mut handles);
+    }
     let full = handles.len() >= max && !handles.contains_key(&labels);
     let handle = handles.entry(if full { other } else { labels }).or_insert_with(|| Arc::new(new()));
     Arc::clone(handle)
 }
 
-fn all<K: Clone, V>(handles: &Mutex<BTreeMap<K, Arc<V>>>) -> Vec<(K, Arc<V>)> {
-    let handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+/// Drops what is held here alone. Nobody can get hold of it meanwhile: clones are made under the lock, or from others.
+fn forget_unheld<K: Ord, V>(handles: &mut BTreeMap<K, Arc<V>>) {
+    handles.retain(|_, handle| Arc::strong_count(handle) > 1);
+}
+
+fn all<K: Clone + Ord, V>(handles: &Mutex<BTreeMap<K, Arc<V>>>) -> Vec<(K, Arc<V>)> {
+    let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+    forget_unheld(&mut handles);
     handles.iter().map(|(labels, handle)| (labels.clone(), Arc::clone(handle))).collect()
 }

@@ -12,7 +12,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +78,7 @@ struct Cold {
     last_used_backlog: AtomicU64,
     /// Unix seconds.
     last_used_flushed: AtomicI64,
+    reload_failed_last: AtomicBool,
     reloads_failed: AtomicU64,
     reloads_succeeded: AtomicU64,
     store_errors: [AtomicU64; StoreOperation::COUNT],
@@ -122,13 +123,13 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    /// The numbers of a route, by its pattern as configured ([`NO_ROUTE`]) and upstream ([`LOCAL`]). Takes a lock: for
-    /// the loading of a configuration.
+    /// The numbers of a route, by its pattern as configured ([`NO_ROUTE`]) and upstream ([`LOCAL`]), for as long
+    /// as somebody holds them. Takes a lock: for the loading of a configuration.
     pub fn route(&self, pattern: &str, upstream: &str) -> Arc<RouteMetrics> {
         self.handles.route(pattern, upstream)
     }
 
-    /// The numbers of the upstream `name`. Takes a lock: for the loading of a configuration.
+    /// The numbers of the upstream `name`, for as long as somebody holds them. Takes a lock: for the loading of a configuration.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.handles.upstream(name)
     }
@@ -231,6 +232,7 @@ impl Metrics {
 
     /// The configuration was read again, and is in use unless the result is an error.
     pub fn reload<T, E>(&self, result: &Result<T, E>) {
+        self.cold.reload_failed_last.store(result.is_err(), Ordering::Relaxed);
         match result {
             Ok(_) => {
                 add_one(&self.cold.reloads_succeeded);

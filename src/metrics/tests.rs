@@ -37,7 +37,8 @@ fn requests_count_by_route_upstream_and_status_class() {
     let route = metrics.route("GET /api/{id}", "tsdb");
     route.finished(200);
     metrics.route("GET /api/{id}", "tsdb").finished(204);
-    metrics.route(NO_ROUTE, LOCAL).finished(404);
+    let unmatched = metrics.route(NO_ROUTE, LOCAL);
+    unmatched.finished(404);
 
     let expected = "\
 # HELP portcullis_requests_total Requests answered, when the response ends, fails or is refused.
@@ -110,8 +111,9 @@ fn each_event_moves_its_own_sample() {
     metrics.set_last_used_backlog(7);
     metrics.audited(AuditOperation::Delete);
     metrics.store_operation(StoreOperation::ChangeCommit, Duration::from_millis(2), &Err::<(), _>(()));
-    metrics.upstream("tsdb").failed(UpstreamFailure::ConnectTimeout);
-    metrics.upstream("tsdb").answered(Duration::from_millis(3));
+    let upstream = metrics.upstream("tsdb");
+    upstream.failed(UpstreamFailure::ConnectTimeout);
+    upstream.answered(Duration::from_millis(3));
 
     for sample in [
         "portcullis_admissions_total{outcome=\"scope_missing\"} 1",
@@ -186,7 +188,8 @@ fn numbers_of_all_workers_add_up_wherever_an_end_is_seen() {
 #[test]
 fn hostile_label_stays_inside_its_quotes() {
     let metrics = metrics();
-    metrics.route("\"} 1\nfake_metric 1\\", "u").finished(200);
+    let route = metrics.route("\"} 1\nfake_metric 1\\", "u");
+    route.finished(200);
 
     check(&metrics, r#"portcullis_requests_total{route="\"} 1\nfake_metric 1\\",upstream="u",status_class="2xx"} 1"#);
 }
@@ -194,9 +197,8 @@ fn hostile_label_stays_inside_its_quotes() {
 #[test]
 fn labels_beyond_the_bound_share_one_handle() {
     let metrics = metrics();
-    for upstream in 0..1_100 {
-        metrics.upstream(&format!("u{upstream}")).failed(UpstreamFailure::Reset);
-    }
+    let upstreams: Vec<_> = (0..1_100).map(|upstream| metrics.upstream(&format!("u{upstream}"))).collect();
+    upstreams.iter().for_each(|upstream| upstream.failed(UpstreamFailure::Reset));
     metrics.upstream("u7").failed(UpstreamFailure::Reset);
 
     check(&metrics, "portcullis_upstream_failures_total{upstream=\"(other)\",kind=\"reset\"} 100");
@@ -204,10 +206,30 @@ fn labels_beyond_the_bound_share_one_handle() {
 }
 
 #[test]
+fn series_that_nobody_holds_any_more_are_gone_and_make_room() {
+    let metrics = metrics();
+    let kept = metrics.route("kept", "u");
+    kept.finished(200);
+    for round in 0..100 {
+        let upstreams: Vec<_> = (0..900).map(|upstream| metrics.upstream(&format!("{round}-{upstream}"))).collect();
+        upstreams.iter().for_each(|upstream| upstream.failed(UpstreamFailure::Reset));
+        metrics.route(&format!("{round}"), "u").finished(200);
+    }
+
+    let page = metrics.encode();
+
+    assert_eq!(page.lines().filter(|line| line.starts_with("portcullis_upstream_failures_total{")).count(), 0);
+    let routes: Vec<&str> = page.lines().filter(|line| line.starts_with("portcullis_requests_total{")).collect();
+    assert!(!routes.is_empty() && routes.iter().all(|line| line.contains("route=\"kept\"")), "{routes:#?}");
+    check(&metrics, "portcullis_requests_total{route=\"kept\",upstream=\"u\",status_class=\"2xx\"} 1");
+}
+
+#[test]
 fn every_family_has_a_legal_name_and_help() {
     let metrics = metrics();
-    metrics.route("r", "u").finished(200);
-    metrics.upstream("u").failed(UpstreamFailure::Reset);
+    let (route, upstream) = (metrics.route("r", "u"), metrics.upstream("u"));
+    route.finished(200);
+    upstream.failed(UpstreamFailure::Reset);
     let page = metrics.encode();
 
     let typed: Vec<(&str, &str)> =

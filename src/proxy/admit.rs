@@ -15,7 +15,7 @@ use crate::http::Refusal;
 use crate::http::headers::Origin;
 use crate::key::{KeyId, KeySecret};
 use crate::keyring::Holder;
-use crate::limit::{Concurrency, Slot};
+use crate::limit::{Allowance, Slot};
 use crate::policy::{self, Permit, Requirement};
 use crate::route::{Found, Path, Pattern};
 
@@ -73,9 +73,9 @@ impl Proxy {
         };
         trail.route = Some(route);
         check_opt_ins(route.settings.allow_encoded_slash, route.settings.allow_semicolon, &path)?;
-        let holder = self.holder_for(head, route, &path, credential.clone(), trail).await?;
+        let holder = self.holder_for(gate, head, route, &path, credential.clone(), trail).await?;
         let permit = policy::authorize(&route.settings.requirement, holder)?;
-        let slot = limit(route, permit.key(), head.now)?;
+        let slot = limit(gate.allowance, route, permit.key(), head.now)?;
         if let Some(holder) = permit.key() {
             self.keyring.note_use(holder, head.now);
         }
@@ -107,12 +107,13 @@ impl Proxy {
         head: Head<'_>,
         trail: &mut Trail<'_>,
     ) -> Result<Arc<Holder>, Refusal> {
-        self.check_address(head)?;
+        check_address(gate, head)?;
         self.authenticate(credential::in_headers(&head.parts.headers, &gate.sources), trail).await
     }
 
     async fn holder_for(
         &self,
+        gate: &Gate,
         head: Head<'_>,
         route: &Route,
         path: &Path<'_>,
@@ -123,19 +124,12 @@ impl Proxy {
         if route.settings.requirement == Requirement::Public {
             return Ok(None);
         }
-        self.check_address(head)?;
+        check_address(gate, head)?;
         let secret = match segment {
             Some(segment) => credential::in_text(&path.raw()[segment]).map(Some),
             None => presented(head.parts, route),
         };
         self.authenticate(secret, trail).await.map(Some)
-    }
-
-    fn check_address(&self, head: Head<'_>) -> Result<(), Refusal> {
-        match self.failures.blocked(head.origin.client, head.now) {
-            Some(wait) => Err(Refusal::AddressLimited { wait }),
-            None => Ok(()),
-        }
     }
 
     async fn authenticate(
@@ -157,6 +151,13 @@ impl Proxy {
             Ok(None) => Err(Refusal::KeyUnknown),
             Err(_) => Err(Refusal::StoreUnavailable),
         }
+    }
+}
+
+fn check_address(gate: &Gate, head: Head<'_>) -> Result<(), Refusal> {
+    match gate.failures.blocked(head.origin.client, head.now) {
+        Some(wait) => Err(Refusal::AddressLimited { wait }),
+        None => Ok(()),
     }
 }
 
@@ -199,24 +200,34 @@ pub(crate) fn check_opt_ins(encoded_slash: bool, semicolon: bool, path: &Path<'_
 }
 
 /// Takes from the key's and the route's limits: the strictest wins.
-fn limit(route: &Route, holder: Option<&Arc<Holder>>, now: Instant) -> Result<Option<Slot>, Refusal> {
+fn limit(
+    allowance: Allowance,
+    route: &Route,
+    holder: Option<&Arc<Holder>>,
+    now: Instant,
+) -> Result<Option<Slot>, Refusal> {
     let status = route.settings.limit_status.into();
     let slot = match holder {
-        Some(holder) => limit_key(holder, status, now)?,
+        Some(holder) => limit_key(holder, allowance, status, now)?,
         None => None,
     };
-    match route.bucket.as_ref().map(|bucket| bucket.take(now)) {
+    match route.limit.as_ref().map(|limit| limit.bucket.take(limit.quota, now)) {
         Some(Err(wait)) => Err(Refusal::RouteRateLimited { wait, status }),
         _ => Ok(slot),
     }
 }
 
 /// Takes from a key's own limits.
-pub(super) fn limit_key(holder: &Holder, status: StatusCode, now: Instant) -> Result<Option<Slot>, Refusal> {
-    if let Some(Err(wait)) = holder.bucket().map(|bucket| bucket.take(now)) {
+pub(super) fn limit_key(
+    holder: &Holder,
+    allowance: Allowance,
+    status: StatusCode,
+    now: Instant,
+) -> Result<Option<Slot>, Refusal> {
+    if let Some(Err(wait)) = allowance.quota.map(|quota| holder.bucket().take(quota, now)) {
         return Err(Refusal::KeyRateLimited { wait, status });
     }
-    match holder.concurrency().map(Concurrency::try_enter) {
+    match allowance.concurrency.map(|max| holder.concurrency().try_enter(max)) {
         Some(None) => Err(Refusal::KeyConcurrencyLimited { status }),
         Some(slot) => Ok(slot),
         None => Ok(None),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, ListenerName};
 use crate::credential::Source;
 use crate::http::{Challenge, Refusal};
-use crate::limit::Bucket;
+use crate::limit::{Allowance, Bucket, Failures, Quota};
 use crate::metrics::RouteMetrics;
 use crate::policy::Requirement;
 use crate::route::Table;
@@ -26,6 +26,11 @@ pub struct Gate {
     pub challenge: Challenge,
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Arc<Admin>,
+    /// The listeners on which the key API owns its path.
+    pub managed_on: Vec<ListenerName>,
+    /// What each key is allowed.
+    pub allowance: Allowance,
+    pub failures: Arc<Failures>,
     /// Counts requests that no route matches, or that are refused before the look-up.
     pub unmatched: Arc<RouteMetrics>,
     /// The key API's path, for logs.
@@ -44,10 +49,23 @@ pub struct Route {
     pub requirement: Arc<Requirement>,
     pub upstream: Arc<Upstream<RequestBody>>,
     pub metrics: Arc<RouteMetrics>,
-    pub bucket: Option<Bucket>,
+    /// What the requests of the route are allowed together; `None` is without limit.
+    pub limit: Option<RouteLimit>,
+}
+
+/// The bucket outlives its configuration, for a route that the next one has too.
+#[derive(Clone, Debug)]
+pub struct RouteLimit {
+    pub quota: Quota,
+    pub bucket: Arc<Bucket>,
 }
 
 impl Gate {
+    /// Whether the key API of this listener owns the path.
+    pub(super) fn manages(&self, listener: ListenerName, path: &str) -> bool {
+        self.managed_on.contains(&listener) && self.admin.covers(path)
+    }
+
     pub(super) fn check_host(&self, host: Option<&str>) -> Result<(), Refusal> {
         let served = &self.requests.hosts;
         if served.is_empty() || host.is_some_and(|host| served.iter().any(|HostName(served)| served.covers(host))) {

@@ -22,17 +22,17 @@ use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+use crate::admin::ListenerName;
 use crate::http::headers::{Origin, Scheme, is_trusted};
 use crate::http::{Refusal, RequestId};
 use crate::keyring::Keyring;
-use crate::limit::Failures;
 use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler};
 
 pub use admit::{Admitted, Head, Trail};
 pub(crate) use admit::{check_opt_ins, without_port};
 pub use body::{Body, RequestBody};
-pub use gate::{Gate, Route};
+pub use gate::{Gate, Route, RouteLimit};
 pub(crate) use rewrite::forwarded_target;
 pub use rewrite::{FieldRules, HostHeader, PathPrefix, Rewrite};
 pub use running::Running;
@@ -49,7 +49,6 @@ pub struct Proxy {
     pub keyring: Arc<Keyring>,
     /// What ends when its key admits it no more.
     pub running: Arc<Running>,
-    pub failures: Failures,
     pub metrics: Arc<Metrics>,
     /// Where the key API's calls run, so that a slow one slows no request.
     pub control: tokio::runtime::Handle,
@@ -60,15 +59,7 @@ pub struct Proxy {
 pub struct Door {
     proxy: Arc<Proxy>,
     worker: usize,
-    serves: Serves,
-}
-
-/// What a listener offers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Serves {
-    KeysOnly,
-    Routes,
-    RoutesAndKeys,
+    listener: ListenerName,
 }
 
 impl Handler for Door {
@@ -96,17 +87,18 @@ fn scheme_of(exchange: &Exchange) -> Scheme {
 }
 
 impl Door {
-    pub fn new(proxy: Arc<Proxy>, worker: usize, serves: Serves) -> Self {
-        Self { proxy, worker, serves }
+    pub fn new(proxy: Arc<Proxy>, worker: usize, listener: ListenerName) -> Self {
+        Self { proxy, worker, listener }
+    }
+
+    /// The same for another worker.
+    pub fn of_worker(&self, worker: usize) -> Self {
+        Self { worker, ..self.clone() }
     }
 
     /// Whether this listener's key API owns the path.
     pub fn serves_keys_at(&self, path: &str) -> bool {
-        self.owns(&self.proxy.gate.load(), path)
-    }
-
-    fn owns(&self, gate: &Gate, path: &str) -> bool {
-        self.serves != Serves::Routes && gate.admin.covers(path)
+        self.proxy.gate.load().manages(self.listener, path)
     }
 
     async fn serve(
@@ -123,15 +115,19 @@ impl Door {
         let origin = Origin::of(exchange.peer().ip(), scheme_of(exchange), &parts.headers, &gate.trusted_proxies);
         account.client = origin.client;
         // The ops listener is for whoever can reach it, under any name.
-        if self.serves != Serves::KeysOnly {
+        if self.listener == ListenerName::Public {
             gate.check_host(admit::host_name(&parts.headers))?;
         }
         let epoch = self.proxy.keyring.epoch();
         let head = Head { parts: &parts, origin, now: account.started };
-        if self.owns(gate, parts.uri.path()) {
+        if gate.manages(self.listener, parts.uri.path()) {
             account.enter_managed(gate);
             let caller = self.admit_call(gate, head, account).await?;
             return self.manage(Call { gate, exchange, parts, origin, caller, epoch }, body, account).await;
+        }
+        // Nothing is proxied from there, also when a reload has just moved the key API away.
+        if self.listener == ListenerName::Ops {
+            return Err(Refusal::RouteUnknown);
         }
         let mut trail = Trail::default();
         let admitted = self.proxy.admit(gate, head, &mut trail).await;
@@ -146,7 +142,7 @@ impl Door {
     }
 
     fn refuse(&self, refusal: Refusal, gate: &Gate, mut account: Account) -> Response<Body> {
-        self.count(&refusal, &account);
+        self.count(&refusal, gate, &account);
         let closes = refusal.closes_connection() || account.body_unread;
         let request_id = *account.request_id.get_or_insert_with(RequestId::new);
         tracing::debug!(request_id = %request_id, client = %account.client, reason = %refusal, "refused");
@@ -158,7 +154,7 @@ impl Door {
         response.map(|body| Body::local(body).charged_to(account))
     }
 
-    fn count(&self, refusal: &Refusal, account: &Account) {
+    fn count(&self, refusal: &Refusal, gate: &Gate, account: &Account) {
         let metrics = &self.proxy.metrics;
         if account.admitted {
             metrics.refused_later(refusal.outcome());
@@ -174,7 +170,7 @@ impl Door {
         }
         // A key that was deleted while its request ran is no guess at one.
         if refusal.is_failed_authentication() && !account.admitted {
-            self.proxy.failures.failed(account.client, Instant::now());
+            gate.failures.failed(account.client, Instant::now());
         }
     }
 }

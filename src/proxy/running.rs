@@ -293,15 +293,14 @@ mod tests {
     use crate::clock::Clock;
     use crate::key::{KeyReference, KeySecret};
     use crate::keyring::Settings;
-    use crate::limit::KeyLimits;
     use crate::store::{Actor, MemoryStore, Who};
 
     #[tokio::test]
     async fn a_request_noted_after_its_key_was_deleted_is_told_without_another_change() {
         let metrics = Metrics::new(1, Clock::System);
-        let (store, limits) = (Arc::new(MemoryStore::default()), KeyLimits::default());
+        let store = Arc::new(MemoryStore::default());
         let (settings, metered) = (Settings::default(), Arc::clone(&metrics));
-        let keyring = Keyring::open(store, &settings, &limits, Clock::System, metered, Handle::current()).unwrap();
+        let keyring = Keyring::open(store, &settings, Clock::System, metered, Handle::current()).unwrap();
         let [own, other] = std::array::from_fn(|_| KeySecret::generate().unwrap());
         keyring.ensure_root(&own).await.unwrap();
         keyring.ensure_root(&other).await.unwrap();

@@ -68,18 +68,16 @@ where
     let mut connection = pin!(protocol.serve_connection(guarded, service));
     let mut alarm = pin!(tokio::time::sleep(client.first_byte_timeout));
     let mut silence = Silence::new(client);
-    let mut drain_started = pin!(draining.started());
-    let (mut is_registered, mut is_told) = (false, false);
+    let mut accepting_ended = pin!(draining.accepting_ended());
+    let mut is_registered = false;
     std::future::poll_fn(|cx| {
-        // Polled once, for its waker: a spawned task's waker stays the same, and `has_started` is cheaper.
+        // Polled once, for its waker: a spawned task's waker stays the same, and the drain's own answer is cheaper.
         if !is_registered {
             is_registered = true;
-            let _ = drain_started.as_mut().poll(cx);
+            let _ = accepting_ended.as_mut().poll(cx);
         }
-        if !is_told && draining.has_started() {
-            is_told = true;
-            connection.as_mut().graceful_shutdown();
-        }
+        watch.set_leaving(draining.has_started());
+        silence.shorten(draining.idle_timeout());
         loop {
             // Whoever still waits in the handler or in a response body says so again when it is polled.
             watch.clear(Phase::Request);
@@ -135,6 +133,8 @@ const ALARM_OFF: Duration = Duration::from_secs(86_400);
 struct Silence {
     first_byte_timeout: Duration,
     idle_timeout: Duration,
+    /// The bound on both, once a drain has set one.
+    drain_timeout: Option<Duration>,
     heads: u64,
     deadline: Option<Moment>,
 }
@@ -144,8 +144,18 @@ impl Silence {
         Self {
             first_byte_timeout: client.first_byte_timeout,
             idle_timeout: client.idle_timeout,
+            drain_timeout: None,
             heads: 0,
             deadline: None,
+        }
+    }
+
+    /// Keeps the connection from being silent for longer than a drain allows. Not closed at once: a request may be on
+    /// its way, and its client could not know whether it was served.
+    fn shorten(&mut self, drain_timeout: Option<Duration>) {
+        if self.drain_timeout != drain_timeout {
+            self.drain_timeout = drain_timeout;
+            self.deadline = None;
         }
     }
 
@@ -159,6 +169,7 @@ impl Silence {
             self.deadline = None;
         }
         let timeout = if self.heads == 0 { self.first_byte_timeout } else { self.idle_timeout };
+        let timeout = self.drain_timeout.map_or(timeout, |drain_timeout| timeout.min(drain_timeout));
         Some(*self.deadline.get_or_insert_with(|| watch.after(timeout)))
     }
 }
@@ -184,8 +195,9 @@ impl<H: Handler> Service<H> {
         let handler = self.handler.clone();
         async move {
             let mut response = handler.handle(request, exchange).await;
-            // hyper finds out that a body was left unread only after it has written the head.
-            if malformed.is_some() || busy.0.is_in_body_of(ordinal) {
+            // Said, not only done: a client that is told so sends its next request elsewhere. And hyper finds out that a
+            // body was left unread only after it has written the head.
+            if malformed.is_some() || busy.0.is_in_body_of(ordinal) || busy.0.is_leaving() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Tracked { body, _busy: busy }))

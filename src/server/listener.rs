@@ -19,7 +19,23 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Listeners {
     address: SocketAddr,
-    pub(super) sockets: Vec<TcpListener>,
+    pub(super) sockets: Vec<Listener>,
+}
+
+/// One socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) backlog: Backlog,
+}
+
+/// Whose the connections are that wait when nothing more is accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Backlog {
+    /// Nobody else's: they are reset when the socket closes.
+    Own,
+    /// The next process's: others hold the socket too.
+    Shared,
 }
 
 impl Listeners {
@@ -40,6 +56,26 @@ impl Listeners {
         for _ in 1..workers {
             sockets.push(listen(address, Sharing::AmongWorkers, backlog).map_err(explain)?);
         }
+        let own = |socket| Listener { socket, backlog: Backlog::Own };
+        Ok(Self { address, sockets: sockets.into_iter().map(own).collect() })
+    }
+
+    /// Takes over a socket that listens already, which whoever started this process holds too: what waits in its
+    /// backlog at the end is left for the next process. All workers accept from it.
+    ///
+    /// # Errors
+    /// When it is no listening socket, or there are no descriptors left.
+    pub fn inherit(socket: TcpListener, workers: usize) -> io::Result<Self> {
+        if !SockRef::from(&socket).is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+        }
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let mut sockets = Vec::new();
+        for _ in 1..workers {
+            sockets.push(Listener { socket: socket.try_clone()?, backlog: Backlog::Shared });
+        }
+        sockets.push(Listener { socket, backlog: Backlog::Shared });
         Ok(Self { address, sockets })
     }
 
@@ -49,7 +85,7 @@ impl Listeners {
     }
 
     /// The only socket, for a listener that was bound for one worker; the first otherwise.
-    pub fn into_first(self) -> Option<TcpListener> {
+    pub fn into_first(self) -> Option<Listener> {
         self.sockets.into_iter().next()
     }
 }

@@ -16,6 +16,7 @@ mod listener;
 mod proxy_protocol;
 mod serve;
 mod settings;
+mod slots;
 mod stream;
 mod watch;
 mod workers;
@@ -25,9 +26,10 @@ mod tests;
 
 pub use drain::{Drain, Draining, drain};
 pub use exchange::{ConnectionInfo, Elapsed, Exchange, Handler, Timer};
-pub use listener::{BindError, Listeners};
-pub use serve::{Context, Slots, serve};
+pub use listener::{BindError, Listener, Listeners};
+pub use serve::{Context, serve};
 pub use settings::{Client, Listen, Shutdown, WorkerCount};
+pub use slots::Slots;
 pub use workers::{Workers, run_workers};
 
 pub use crate::tls::TlsPeer;

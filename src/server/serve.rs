@@ -3,12 +3,11 @@
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
@@ -16,31 +15,22 @@ use super::connection;
 use super::drain::Draining;
 use super::exchange::{ConnectionInfo, Handler};
 use super::handshake::{self, Ended};
+use super::listener::{Backlog, Listener};
 use super::proxy_protocol::{Ended as Unproxied, client_of};
 use super::settings::Client;
+use super::slots::{Slot, Slots};
 use super::stream::ClientStream;
 use crate::log::Occasionally;
 use crate::metrics::Metrics;
 use crate::tls;
 
-/// Room for connections, shared by all accept loops that got a clone.
-#[derive(Clone, Debug)]
-pub struct Slots(Arc<Semaphore>);
-
-impl Slots {
-    pub fn new(connections_max: NonZeroU32) -> Self {
-        Self(Arc::new(Semaphore::new(connections_max.get() as usize)))
-    }
-}
-
 /// What accept loops share.
 #[derive(Clone)]
 pub struct Context {
-    pub client: Client,
+    /// May change: a connection keeps what it began with.
+    pub client: Arc<ArcSwap<Client>>,
     pub slots: Slots,
     pub draining: Draining,
-    /// How long connections in flight may take after the drain has started.
-    pub drain_timeout: Duration,
     pub metrics: Arc<Metrics>,
     /// `None`: clear text.
     pub tls: Option<Arc<tls::Server>>,
@@ -55,11 +45,14 @@ pub struct Context {
 ///
 /// # Errors
 /// When the listener cannot be registered with the runtime.
-pub async fn serve<H: Handler>(listener: std::net::TcpListener, handler: H, context: Context) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+pub async fn serve<H: Handler>(listener: Listener, handler: H, context: Context) -> io::Result<()> {
+    let Listener { socket, backlog } = listener;
+    let listener = TcpListener::from_std(socket)?;
+    let client = context.client.load_full();
     let mut acceptor = AcceptLoop {
-        protocol: Arc::new(connection::protocol(&context.client)),
-        client: Arc::new(context.client),
+        protocol: Arc::new(connection::protocol(&client)),
+        client,
+        present: context.client,
         slots: context.slots,
         draining: context.draining,
         metrics: context.metrics,
@@ -70,14 +63,19 @@ pub async fn serve<H: Handler>(listener: std::net::TcpListener, handler: H, cont
         last_warning: None,
     };
     acceptor.run(&listener).await;
-    drop(listener);
-    acceptor.finish(context.drain_timeout).await;
+    match backlog {
+        Backlog::Own => acceptor.accept_waiting(listener.into_std()?),
+        Backlog::Shared => drop(listener),
+    }
+    acceptor.finish().await;
     Ok(())
 }
 
 struct AcceptLoop<H> {
     protocol: Arc<hyper::server::conn::http1::Builder>,
     client: Arc<Client>,
+    /// What `client` is to be from the next connection on.
+    present: Arc<ArcSwap<Client>>,
     slots: Slots,
     draining: Draining,
     metrics: Arc<Metrics>,
@@ -95,22 +93,18 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 impl<H: Handler> AcceptLoop<H> {
     async fn run(&mut self, listener: &TcpListener) {
         let draining = self.draining.clone();
-        let mut drain_started = std::pin::pin!(draining.started());
+        let mut accepting_ended = std::pin::pin!(draining.accepting_ended());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut drain_started => return,
+                () = &mut accepting_ended => return,
                 Some(ended) = self.connections.join_next() => {
                     report(ended);
                     continue;
                 }
                 accepted = listener.accept() => accepted,
             };
-            tokio::select! {
-                biased;
-                () = &mut drain_started => return,
-                () = self.accepted(accepted) => {}
-            }
+            self.accepted(accepted).await;
         }
     }
 
@@ -131,21 +125,47 @@ impl<H: Handler> AcceptLoop<H> {
         }
     }
 
+    /// Takes what waits to be accepted, as far as there is room: closing the socket would reset it.
+    fn accept_waiting(&mut self, listener: std::net::TcpListener) {
+        while let Some(slot) = self.slots.try_enter()
+            && let Ok((socket, peer)) = listener.accept()
+        {
+            let registered = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+            match registered {
+                Ok(socket) => self.spawn(socket, peer, Some(slot)),
+                Err(error) => debug!(%error, "connection lost before it was served"),
+            }
+        }
+    }
+
     /// Waits for room with the accepted connection in hand, so that the rest waits in the backlog. Asked for room before
-    /// accepting, a loop without clients would keep a slot that another needs.
-    async fn slot(&mut self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(slot) = Arc::clone(&self.slots.0).try_acquire_owned() {
+    /// accepting, a loop without clients would keep a slot that another needs. `None`: the drain came first, and the
+    /// connection is served beyond what there is room for, since it would be reset otherwise.
+    async fn slot(&mut self) -> Option<Slot> {
+        if let Some(slot) = self.slots.try_enter() {
             return Some(slot);
         }
         self.metrics.connection_queued();
         if self.may_warn() {
             warn!(max = self.client.connections_max, "no room for more connections; they wait");
         }
-        // Never closed.
-        Arc::clone(&self.slots.0).acquire_owned().await.ok()
+        tokio::select! {
+            slot = self.slots.enter() => slot,
+            () = self.draining.accepting_ended() => None,
+        }
     }
 
-    fn spawn(&mut self, mut socket: TcpStream, peer: SocketAddr, slot: Option<OwnedSemaphorePermit>) {
+    /// Takes over settings that have changed since the last connection.
+    fn refresh(&mut self) {
+        let present = self.present.load();
+        if !Arc::ptr_eq(&present, &self.client) {
+            self.protocol = Arc::new(connection::protocol(&present));
+            self.client = Arc::clone(&present);
+        }
+    }
+
+    fn spawn(&mut self, mut socket: TcpStream, peer: SocketAddr, slot: Option<Slot>) {
+        self.refresh();
         // Fails only for a connection that is gone already.
         let _ = socket.set_nodelay(true);
         let (protocol, client) = (Arc::clone(&self.protocol), Arc::clone(&self.client));
@@ -177,7 +197,8 @@ impl<H: Handler> AcceptLoop<H> {
         });
     }
 
-    async fn finish(mut self, timeout: Duration) {
+    async fn finish(mut self) {
+        let timeout = self.draining.timeout();
         let all_ended = async {
             while let Some(ended) = self.connections.join_next().await {
                 report(ended);
@@ -201,11 +222,11 @@ impl<H: Handler> AcceptLoop<H> {
 /// Counts a connection as open while it lives, also when its task panics or is cut.
 struct Open {
     metrics: Arc<Metrics>,
-    _slot: Option<OwnedSemaphorePermit>,
+    _slot: Option<Slot>,
 }
 
 impl Open {
-    fn new(metrics: Arc<Metrics>, slot: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(metrics: Arc<Metrics>, slot: Option<Slot>) -> Self {
         metrics.connection_opened();
         Self { metrics, _slot: slot }
     }

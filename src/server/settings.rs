@@ -53,6 +53,8 @@ settings! {
     pub struct Shutdown {
         /// How long to go on accepting while not ready, so that load balancers notice.
         pub delay: Option<Duration> = None,
+        /// How long an idle connection may still bring a request once nothing more is accepted.
+        pub idle_timeout: Duration = Duration::from_secs(1),
         /// How long requests in flight may take to finish.
         pub timeout: Duration = Duration::from_secs(20),
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -78,7 +79,10 @@ const SHORT: Duration = Duration::from_millis(150);
 
 struct Running {
     address: SocketAddr,
+    client: Arc<ArcSwap<Client>>,
+    slots: Slots,
     drain: Drain,
+    shutdown: Shutdown,
     seen: Arc<Seen>,
     workers: Option<Workers>,
 }
@@ -96,11 +100,20 @@ impl Running {
         let address = listeners.address();
         let (drain, draining) = drain();
         let slots = Slots::new(client.connections_max);
+        let client = Arc::new(ArcSwap::from_pointee(client));
         let metrics = Metrics::new(workers, Clock::System);
-        let context = Context { client, slots, draining, drain_timeout, metrics, tls: None, proxy_protocol: false };
+        let context = Context {
+            client: Arc::clone(&client),
+            slots: slots.clone(),
+            draining,
+            metrics,
+            tls: None,
+            proxy_protocol: false,
+        };
         let echo = Echo(Arc::clone(&seen));
         let workers = Some(run_workers(listeners, &context, move |_| echo.clone()).unwrap());
-        Self { address, drain, seen, workers }
+        let shutdown = Shutdown { timeout: drain_timeout, ..Shutdown::default() };
+        Self { address, client, slots, drain, shutdown, seen, workers }
     }
 
     fn connect(&self) -> Wire {
@@ -318,7 +331,7 @@ fn client_that_takes_nothing_is_cut() {
     client.send(get("/large"));
     server.arrival();
     // The drain ends when the connection does: at the write deadline, long before the drain's own.
-    server.drain.start();
+    server.drain.start(&server.shutdown);
     server.join();
     let mut bytes = Vec::new();
     let _ = client.0.read_to_end(&mut bytes);
@@ -410,7 +423,7 @@ fn drain_finishes_what_is_in_flight_and_closes_what_is_idle() {
     busy.send(get("/hold"));
     server.arrival();
 
-    server.drain.start();
+    server.drain.start(&server.shutdown);
 
     assert_eq!(fresh.rest(), "");
     assert_eq!(idle.rest(), "");
@@ -422,12 +435,116 @@ fn drain_finishes_what_is_in_flight_and_closes_what_is_idle() {
 }
 
 #[test]
+fn request_that_was_on_its_way_when_the_drain_began_is_served_and_told_to_go() {
+    let server = Running::start(Client::default());
+    let (mut fresh, mut idle) = (server.connect(), server.connect());
+    idle.send(get("/1"));
+    idle.response();
+    // Accepted in order, so `fresh` is too.
+    let mut last = server.connect();
+    last.send(get("/2"));
+    last.response();
+
+    server.drain.start(&Shutdown { idle_timeout: Duration::from_secs(60), ..server.shutdown.clone() });
+
+    for client in [&mut fresh, &mut idle, &mut last] {
+        client.send(get("/late"));
+        let text = client.rest();
+        check_statuses(&text, &[200]);
+        assert!(text.contains("connection: close"), "{text}");
+    }
+    server.join();
+}
+
+#[test]
+fn connections_that_wait_to_be_accepted_when_the_drain_begins_are_served() {
+    let server = Running::start(Client { connections_max: NonZeroU32::new(1).unwrap(), ..Client::default() });
+    let mut busy = server.connect();
+    busy.send(get("/hold"));
+    server.arrival();
+    // The accept loop waits for room with one of these in hand; the others are in the backlog.
+    let mut waiting: Vec<Wire> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut waiting {
+        client.send(get("/late"));
+    }
+    server.slots.resize(NonZeroU32::new(10).unwrap());
+
+    server.drain.start(&server.shutdown);
+
+    waiting.iter_mut().for_each(|client| check_statuses(&client.rest(), &[200]));
+    server.release();
+    check_statuses(&busy.rest(), &[200]);
+    server.join();
+}
+
+#[test]
+fn leaving_server_accepts_and_tells_each_client_to_go() {
+    let server = Running::start(Client::default());
+    let mut early = server.connect();
+    early.send(get("/1"));
+    early.response();
+
+    server.drain.leave();
+
+    let late = server.connect();
+    for mut client in [early, late] {
+        client.send(get("/2"));
+        let text = client.rest();
+        check_statuses(&text, &[200]);
+        assert!(text.contains("connection: close"), "{text}");
+    }
+}
+
+#[test]
+fn connection_keeps_its_deadlines_and_the_next_one_has_new_ones() {
+    let server = Running::start(Client::default());
+    let mut old = server.connect();
+    old.send(get("/1"));
+    old.response();
+
+    server.client.store(Arc::new(Client { idle_timeout: SHORT, ..Client::default() }));
+
+    let mut new = server.connect();
+    new.send(get("/2"));
+    new.response();
+    assert_eq!(new.rest(), "");
+    old.send(get("/3"));
+    check_statuses(&old.response(), &[200]);
+}
+
+#[test]
+fn room_for_connections_grows_and_shrinks_under_those_that_are_open() {
+    let number = |count| NonZeroU32::new(count).unwrap();
+    let slots = Slots::new(number(2));
+    let mut held: Vec<_> = (0..2).map(|_| slots.try_enter().unwrap()).collect();
+    assert!(slots.try_enter().is_none());
+
+    slots.resize(number(3));
+    held.push(slots.try_enter().unwrap());
+    assert!(slots.try_enter().is_none());
+
+    slots.resize(number(1));
+    held.pop();
+    held.pop();
+    assert!(slots.try_enter().is_none(), "one is still held, and one is all there is");
+
+    slots.resize(number(2));
+    held.push(slots.try_enter().unwrap());
+    assert!(slots.try_enter().is_none());
+
+    slots.resize(number(1));
+    slots.resize(number(2));
+    held.clear();
+    assert_eq!((0..9).map_while(|_| slots.try_enter()).collect::<Vec<_>>().len(), 2);
+}
+
+#[test]
 fn drain_cuts_what_does_not_finish() {
     let server = Running::with(Client::default(), 1, SHORT);
     let mut busy = server.connect();
     busy.send(get("/hold"));
     server.arrival();
-    server.drain.start();
+    server.drain.start(&server.shutdown);
     server.join();
     let mut bytes = Vec::new();
     let _ = busy.0.read_to_end(&mut bytes);

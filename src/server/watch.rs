@@ -44,6 +44,8 @@ pub(super) struct Watch {
     is_cut: AtomicBool,
     /// Whether it must end now, whatever is still to be sent.
     is_severed: AtomicBool,
+    /// Whether the next response is to be the last one.
+    is_leaving: AtomicBool,
     /// The number of the request that stands in for a malformed one, from 1, and why.
     refusal: OnceLock<(u64, Malformed)>,
 }
@@ -60,6 +62,7 @@ impl Watch {
             is_busy: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             is_severed: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             refusal: OnceLock::new(),
         }
     }
@@ -149,6 +152,14 @@ impl Watch {
 
     pub(super) fn is_severed(&self) -> bool {
         self.is_severed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_leaving(&self, is_leaving: bool) {
+        self.is_leaving.store(is_leaving, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Only the first refusal counts: nothing is read after it.

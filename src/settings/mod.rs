@@ -5,6 +5,7 @@
 //! Invariants: reading never stops at the first problem; a field that nothing asked for is a problem; every problem
 //! names file, line and column.
 
+mod files;
 mod interpolate;
 mod problem;
 mod units;
@@ -17,12 +18,13 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+pub use files::FileState;
 pub use problem::{Problem, Problems, Source};
 pub use units::{ByteSize, Rate};
 
 /// Declares a struct of options: each field once, with its type and default.
 ///
-/// The struct gets `Default` and [`Value`]; a TOML table with a field that is not listed is a problem.
+/// The struct gets `Default`, [`Value`] and a comparison by name; a TOML table with a field that is not listed is a problem.
 macro_rules! settings {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$note:meta])* pub $field:ident: $type:ty = $default:expr,)* }) => {
         $(#[$meta])*
@@ -36,6 +38,12 @@ macro_rules! settings {
         }
 
         impl $name {
+            /// The names of the options that differ.
+            pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+                let options = [$((stringify!($field), self.$field == other.$field)),*];
+                options.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+            }
+
             /// Reads these options out of a section that may hold others beside them.
             pub(crate) fn fields(section: &mut $crate::settings::Section<'_>) -> Self {
                 Self { $($field: section.option(stringify!($field), || $default),)* }
@@ -65,11 +73,12 @@ pub struct Reading<'a> {
     source: &'a Source,
     problems: RefCell<Vec<Problem>>,
     asked: RefCell<BTreeSet<String>>,
+    files: RefCell<Vec<FileState>>,
 }
 
 impl<'a> Reading<'a> {
     pub fn new(source: &'a Source) -> Self {
-        Self { source, problems: RefCell::default(), asked: RefCell::default() }
+        Self { source, problems: RefCell::default(), asked: RefCell::default(), files: RefCell::default() }
     }
 
     /// Reads the whole document as `T`. `None` and every problem are told by [`Reading::finish`].
@@ -95,6 +104,11 @@ impl<'a> Reading<'a> {
     /// The dotted names of all options that the readers asked for, in alphabetical order.
     pub fn asked(&self) -> Vec<String> {
         self.asked.borrow().iter().cloned().collect()
+    }
+
+    /// The files that placeholders named as they were before they were read, those that could not be read too.
+    pub fn files(&self) -> Vec<FileState> {
+        self.files.borrow().clone()
     }
 
     /// # Errors
@@ -157,7 +171,8 @@ impl<'a> Node<'a> {
         let Some(raw) = self.value.as_str() else {
             return self.problem(format!("{} must be a string, not {}", self.name(), self.value.type_str()));
         };
-        match interpolate::expand(raw, self.folder()) {
+        let mut note = |path: &Path| self.reading.files.borrow_mut().push(FileState::of(path));
+        match interpolate::expand(raw, self.folder(), &mut note) {
             Ok(text) => Some(text),
             Err(message) => self.problem(format!("{}: {message}", self.name())),
         }

@@ -14,7 +14,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::app::{self, Running, Start};
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::KeySecret;
 use crate::log;
@@ -52,7 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let public = choose(arguments.listen, PUBLIC_PORT)?;
     let ops = choose(arguments.ops, OPS_PORT)?;
     let config = config(folder.path(), public, ops, sample.address())?;
-    let _flush = log::init(&config.log).context("cannot start logging")?;
+    let (_, _flush) = log::init(&config.log).context("cannot start logging")?;
     let (running, root) = start(config)?;
     let printed = output::print(&guide::text(running.public(), running.ops(), &root));
     runtime.spawn(sample.serve());
@@ -69,7 +68,7 @@ fn start(config: Config) -> anyhow::Result<(Running, Zeroizing<String>)> {
     let store = SledStore::create(&config.store)?;
     let root = KeySecret::generate().context("the operating system has no randomness to give")?;
     let text = Zeroizing::new(root.expose().to_owned());
-    let start = Start { store: Some(Arc::new(store)), clock: Clock::System, root: Some(root) };
+    let start = Start { store: Some(Arc::new(store)), root: Some(root), ..Start::default() };
     Ok((app::start(config, start)?, text))
 }
 

@@ -9,7 +9,6 @@ use super::harness::{NOW, Ring, by, copy, custom, forged, of_kind, scopes};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{KeyName, KeyReference, KeySecret, Kind};
 use crate::keyring::{ChangeError, Changes, Draft, Keyring, Settings};
-use crate::limit::KeyLimits;
 use crate::metrics::Metrics;
 use crate::policy::Deny;
 use crate::store::{Actor, SledStore, Store, Who};
@@ -180,7 +179,7 @@ async fn taken_id_is_passed_over_and_never_overwritten() {
     let ids = [copy(&first), forged(&first), forged(&first), copy(&fresh)];
     let given = Mutex::new(ids.into_iter());
     let generate = Box::new(move || given.lock().unwrap().next());
-    let ring = Ring::generating(Settings::default(), &KeyLimits::default(), generate).await;
+    let ring = Ring::generating(Settings::default(), generate).await;
 
     assert_eq!(ring.key(&["monitor:read"]).await.id(), first.id());
     assert_eq!(ring.key(&["issue:read"]).await.id(), fresh.id());
@@ -193,7 +192,7 @@ async fn taken_id_is_passed_over_and_never_overwritten() {
 #[tokio::test]
 async fn full_store_takes_no_more_and_serves_what_it_has() {
     let settings = Settings { keys_max: NonZeroU32::new(2).unwrap(), ..Settings::default() };
-    let ring = Ring::with(settings, &KeyLimits::default()).await;
+    let ring = Ring::with(settings).await;
     let key = ring.key(&["monitor:read"]).await;
     let refused = ring.keyring.create(ring.by_root(), custom(&["monitor:read"])).await;
     assert_eq!(refused.unwrap_err(), ChangeError::Full);
@@ -290,8 +289,7 @@ async fn reopened_keyring_knows_what_the_first_one_made() {
     let open = |store: SledStore| {
         let clock = Clock::manual(Timestamp::from_unix(NOW));
         let metrics = Metrics::new(1, clock.clone());
-        let (settings, limits) = (Settings::default(), KeyLimits::default());
-        Keyring::open(Arc::new(store), &settings, &limits, clock, metrics, Handle::current()).unwrap()
+        Keyring::open(Arc::new(store), &Settings::default(), clock, metrics, Handle::current()).unwrap()
     };
     let first = open(SledStore::create(&on_disk).unwrap());
     let root = KeySecret::generate().unwrap();

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::harness::{Fault, Ring, copy, custom};
 use crate::key::KeyReference;
 use crate::keyring::{CHANGES_QUEUED_MAX, ChangeError, Settings};
-use crate::limit::KeyLimits;
 use crate::store::Store;
 
 #[tokio::test]
@@ -48,7 +47,7 @@ async fn change_that_could_not_be_written_is_not_visible() {
 #[tokio::test]
 async fn uncertain_change_is_seen_by_nobody_before_a_later_one_is_on_disk() {
     let settings = Settings { lookup_timeout: Duration::from_millis(20), ..Settings::default() };
-    let ring = Ring::with(settings, &KeyLimits::default()).await;
+    let ring = Ring::with(settings).await;
     let (narrowed, deleted) = (ring.key(&["monitor:read", "issue:read"]).await, ring.key(&["monitor:read"]).await);
     ring.holder(&narrowed).await.unwrap();
     ring.holder(&deleted).await.unwrap();

@@ -10,7 +10,6 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, Scope, ScopeSet};
 use crate::keyring::{ChangeError, Changes, Draft, Holder, KeyView, Keyring, Settings, Unavailable};
-use crate::limit::KeyLimits;
 use crate::metrics::Metrics;
 use crate::store::{Actor, Change, LoggedChange, MemoryStore, Store, StoreError, Who};
 
@@ -166,24 +165,19 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) async fn start() -> Self {
-        Self::with(Settings::default(), &KeyLimits::default()).await
+        Self::with(Settings::default()).await
     }
 
-    pub(super) async fn with(settings: Settings, limits: &KeyLimits) -> Self {
-        Self::generating(settings, limits, Box::new(KeySecret::generate)).await
+    pub(super) async fn with(settings: Settings) -> Self {
+        Self::generating(settings, Box::new(KeySecret::generate)).await
     }
 
-    pub(super) async fn generating(
-        settings: Settings,
-        limits: &KeyLimits,
-        generate: Box<dyn FnMut() -> Option<KeySecret> + Send>,
-    ) -> Self {
+    pub(super) async fn generating(settings: Settings, generate: Box<dyn FnMut() -> Option<KeySecret> + Send>) -> Self {
         let store = TestStore::new();
         let clock = Clock::manual(Timestamp::from_unix(NOW));
         let metrics = Metrics::new(1, clock.clone());
         let kept = Arc::clone(&store) as Arc<dyn Store>;
-        let keyring =
-            Keyring::open_with(kept, &settings, limits, clock.clone(), metrics, Handle::current(), generate).unwrap();
+        let keyring = Keyring::open_with(kept, &settings, clock.clone(), metrics, Handle::current(), generate).unwrap();
         let root = KeySecret::generate().unwrap();
         keyring.ensure_root(&root).await.unwrap();
         Self { keyring, store, clock, root }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::harness::{Fault, NOW, Ring};
 use crate::clock::Timestamp;
 use crate::keyring::Settings;
-use crate::limit::KeyLimits;
 use crate::store::Store;
 
 fn at(seconds: i64) -> Option<Timestamp> {
@@ -15,7 +14,7 @@ fn at(seconds: i64) -> Option<Timestamp> {
 /// Flushes only when it is told to.
 async fn ring() -> Ring {
     let settings = Settings { last_used_flush: Duration::from_secs(86_400), ..Settings::default() };
-    Ring::with(settings, &KeyLimits::default()).await
+    Ring::with(settings).await
 }
 
 #[tokio::test]
@@ -97,7 +96,7 @@ async fn update_keeps_a_use_that_is_not_written_yet() {
 #[tokio::test]
 async fn windows_are_flushed_without_being_told() {
     let settings = Settings { last_used_flush: Duration::from_millis(1), ..Settings::default() };
-    let ring = Ring::with(settings, &KeyLimits::default()).await;
+    let ring = Ring::with(settings).await;
     let key = ring.key(&["monitor:read"]).await;
     let mut touches = ring.store.touches.subscribe();
     touches.borrow_and_update();

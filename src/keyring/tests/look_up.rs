@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::harness::{Ring, copy, custom, forged};
 use crate::key::{KeyReference, KeySecret};
 use crate::keyring::Settings;
-use crate::limit::KeyLimits;
+use crate::limit::Quota;
 
 #[tokio::test]
 async fn key_is_read_once_and_cached_from_then_on() {
@@ -165,7 +165,7 @@ async fn change_is_seen_by_nobody_before_it_is_on_disk() {
 #[tokio::test]
 async fn look_up_that_takes_too_long_is_unavailable_and_cached_keys_go_on() {
     let settings = Settings { lookup_timeout: Duration::from_millis(20), ..Settings::default() };
-    let ring = Ring::with(settings, &KeyLimits::default()).await;
+    let ring = Ring::with(settings).await;
     let (cold, warm) = (ring.key(&["monitor:read"]).await, ring.key(&["monitor:read"]).await);
     ring.holder(&warm).await.unwrap();
     let hold = ring.store.hold_next_read();
@@ -178,23 +178,20 @@ async fn look_up_that_takes_too_long_is_unavailable_and_cached_keys_go_on() {
 
 #[tokio::test]
 async fn changed_key_goes_on_with_its_bucket_and_its_requests_in_flight() {
-    let limits = KeyLimits {
-        rate: crate::settings::Rate::per_second(1),
-        burst: NonZeroU32::new(1),
-        concurrency: NonZeroU32::new(1),
-    };
-    let ring = Ring::with(Settings::default(), &limits).await;
+    let one = NonZeroU32::MIN;
+    let quota = Quota::new(crate::settings::Rate { count: one, per: Duration::from_secs(1) }, one);
+    let ring = Ring::start().await;
     let key = ring.key(&["monitor:read"]).await;
     let holder = ring.holder(&key).await.unwrap();
     let now = std::time::Instant::now();
-    let slot = holder.concurrency().unwrap().try_enter();
-    assert!(slot.is_some() && holder.bucket().unwrap().take(now).is_ok());
+    let slot = holder.concurrency().try_enter(one);
+    assert!(slot.is_some() && holder.bucket().take(quota, now).is_ok());
 
     ring.rescope(&key, &["issue:read"]).await.unwrap();
 
     let changed = ring.holder(&key).await.unwrap();
-    assert!(changed.concurrency().unwrap().try_enter().is_none());
-    assert!(changed.bucket().unwrap().take(now).is_err());
+    assert!(changed.concurrency().try_enter(one).is_none());
+    assert!(changed.bucket().take(quota, now).is_err());
     let other = ring.holder(&copy(&ring.root)).await.unwrap();
-    assert!(other.bucket().unwrap().take(now).is_ok());
+    assert!(other.bucket().take(quota, now).is_ok());
 }

@@ -10,7 +10,6 @@ use tokio::runtime::Handle;
 use super::harness::{Fault, Ring, copy, forged};
 use crate::key::KeySecret;
 use crate::keyring::{Holder, Settings};
-use crate::limit::KeyLimits;
 use crate::store::Store;
 
 /// Finds the key often enough that this thread remembers it.
@@ -57,7 +56,7 @@ async fn remembered_key_is_narrow_from_the_update_on() {
 #[tokio::test]
 async fn remembered_key_in_doubt_is_neither_admitted_nor_called_invalid() {
     let settings = Settings { lookup_timeout: Duration::from_millis(20), ..Settings::default() };
-    let ring = Ring::with(settings, &KeyLimits::default()).await;
+    let ring = Ring::with(settings).await;
     let (narrowed, deleted) = (ring.key(&["monitor:read", "issue:read"]).await, ring.key(&["monitor:read"]).await);
     remembered(&ring, &narrowed).await;
     remembered(&ring, &deleted).await;
@@ -87,7 +86,7 @@ async fn keyrings_with_the_same_key_in_one_thread_keep_to_their_own() {
     let key = KeySecret::generate().unwrap();
     let ring = async || {
         let key = copy(&key);
-        Ring::generating(Settings::default(), &KeyLimits::default(), Box::new(move || Some(copy(&key)))).await
+        Ring::generating(Settings::default(), Box::new(move || Some(copy(&key)))).await
     };
     let (first, second) = (ring().await, ring().await);
     first.key(&["monitor:read"]).await;
@@ -107,7 +106,7 @@ async fn keyrings_with_the_same_key_in_one_thread_keep_to_their_own() {
 
 #[tokio::test]
 async fn key_that_the_cache_let_go_has_one_holder_in_all_threads() {
-    let ring = Ring::with(caching(1), &KeyLimits::default()).await;
+    let ring = Ring::with(caching(1)).await;
     let (key, other) = (ring.key(&["monitor:read"]).await, ring.key(&["monitor:read"]).await);
     let before = remembered(&ring, &key).await;
     found_elsewhere(&ring, &other).await.unwrap();
@@ -122,7 +121,7 @@ async fn key_that_the_cache_let_go_has_one_holder_in_all_threads() {
 #[tokio::test]
 async fn use_of_a_key_that_the_cache_let_go_is_written() {
     let settings = Settings { last_used_flush: Duration::from_secs(86_400), ..caching(1) };
-    let ring = Ring::with(settings, &KeyLimits::default()).await;
+    let ring = Ring::with(settings).await;
     let (key, other) = (ring.key(&["monitor:read"]).await, ring.key(&["monitor:read"]).await);
     ring.note_use(&remembered(&ring, &key).await);
     ring.keyring.last_used.flush().await;
@@ -137,7 +136,7 @@ async fn use_of_a_key_that_the_cache_let_go_is_written() {
 
 #[tokio::test]
 async fn cache_lets_go_the_key_that_was_not_used_for_longest_not_the_one_remembered() {
-    let ring = Ring::with(caching(2), &KeyLimits::default()).await;
+    let ring = Ring::with(caching(2)).await;
     let (used, idle) = (ring.key(&["monitor:read"]).await, ring.key(&["monitor:read"]).await);
     let third = ring.key(&["monitor:read"]).await;
     remembered(&ring, &used).await;

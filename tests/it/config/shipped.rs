@@ -47,6 +47,7 @@ fn the_example_shows_every_option_at_its_default() {
     assert_eq!(example.limits, bare.limits);
     assert_eq!(example.forwarding, bare.forwarding);
     assert_eq!(example.log, bare.log);
+    assert_eq!(example.reload, bare.reload);
     assert_eq!(example.scopes, bare.scopes);
     assert_eq!(example.upstreams, bare.upstreams);
     let full_line = |config: &Config| {

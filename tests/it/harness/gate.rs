@@ -53,7 +53,7 @@ impl Gate {
             Some(store) => store,
             None => Arc::new(MemoryStore::default()),
         };
-        let start = Start { store: Some(store), clock: setup.clock.clone(), root: Some(root) };
+        let start = Start { store: Some(store), clock: setup.clock.clone(), root: Some(root), ..Start::default() };
         let running = app::start(config, start).unwrap_or_else(|error| panic!("the gate starts: {error:#}"));
         let (public, ops) = (running.public(), running.ops());
         let tls = setup.tls.clone();
@@ -136,7 +136,8 @@ impl Gate {
         let source = Source { path, text: self.setup.toml(self.upstream.address()) };
         let config = Config::parse(&source).unwrap_or_else(|problems| panic!("{problems}"));
         let running = self.running.as_ref().expect("the gate runs");
-        running.reload(&config).unwrap_or_else(|error| panic!("{error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(running.reload(config)).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// The folder that the configuration's relative paths start from.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 
 use super::DEADLINE;
 use super::caller::Caller;
+use super::service::{self, ServiceManager};
 use super::setup::Setup;
 use super::upstream::Upstream;
 
@@ -53,10 +55,19 @@ impl Process {
     /// Starts any command, its output captured.
     #[track_caller]
     pub fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::spawn_as_set_up(command)
+    }
+
+    /// Starts a command whose stdin and stdout are set up already.
+    #[track_caller]
+    pub fn spawn_as_set_up(mut command: Command) -> Self {
+        command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (sender, lines) = channel();
-        read_lines(child.stdout.take().expect("piped"), sender.clone(), Line::Stdout);
+        if let Some(stdout) = child.stdout.take() {
+            read_lines(stdout, sender.clone(), Line::Stdout);
+        }
         read_lines(child.stderr.take().expect("piped"), sender, Line::Stderr);
         Self { child, lines, stdout: Vec::new(), stderr: Vec::new() }
     }
@@ -64,7 +75,13 @@ impl Process {
     /// Waits for a line on stderr that matches.
     #[track_caller]
     pub fn wait_for(&mut self, matches: impl Fn(&str) -> bool) -> String {
-        let mut checked = 0;
+        self.wait_for_after(0, matches)
+    }
+
+    /// Waits for a line on stderr that matches, among those after so many.
+    #[track_caller]
+    pub fn wait_for_after(&mut self, known: usize, matches: impl Fn(&str) -> bool) -> String {
+        let mut checked = known;
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(line) = self.stderr[checked..].iter().find(|line| matches(line)) {
@@ -185,6 +202,12 @@ impl Installation {
         self.folder.path().join("portcullis.toml")
     }
 
+    /// Writes the configuration anew: the default routes and settings with other changes, the same upstream.
+    pub fn rewrite(&self, change: impl FnOnce(Setup) -> Setup) {
+        let setup = change(Setup::new().option("log", r#"format = "json""#));
+        std::fs::write(self.config(), setup.toml(self.upstream.address())).expect("writable");
+    }
+
     /// The arguments of a command that takes `--config`.
     pub fn arguments(&self, command: &str) -> Vec<String> {
         vec![command.to_owned(), "--config".to_owned(), self.config().display().to_string()]
@@ -201,7 +224,36 @@ impl Installation {
     /// Runs `serve` until it listens.
     #[track_caller]
     pub fn serve(&self) -> Served {
-        let mut process = Process::start(&self.arguments("serve"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(self.arguments("serve")).stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::served(command)
+    }
+
+    /// Runs `serve` until it listens, as the child of a service manager.
+    #[track_caller]
+    pub fn serve_under(&self, manager: &ServiceManager) -> Served {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(self.arguments("serve")).env("NOTIFY_SOCKET", manager.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::served(command)
+    }
+
+    /// Runs `serve` until it listens, with these sockets passed to it.
+    #[track_caller]
+    pub fn serve_passing(&self, sockets: &[(&str, &dyn AsFd)]) -> Served {
+        Self::served(self.command_passing(sockets))
+    }
+
+    /// The command that [`Installation::serve_passing`] runs.
+    pub fn command_passing(&self, sockets: &[(&str, &dyn AsFd)]) -> Command {
+        let mut program = vec![env!("CARGO_BIN_EXE_portcullis").to_owned()];
+        program.extend(self.arguments("serve"));
+        service::passing(&program, sockets)
+    }
+
+    #[track_caller]
+    fn served(command: Command) -> Served {
+        let mut process = Process::spawn_as_set_up(command);
         let line = process.wait_for(|line| address_in(line, "public").is_some());
         let public = address_in(&line, "public").expect("checked above");
         let ops = address_in(&line, "ops").expect("the ops address beside the public one");

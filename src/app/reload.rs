@@ -1,0 +1,89 @@
+//! Another configuration for a gate that runs: all of it at once, or nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::key::{Digest, KeySecret};
+
+use super::{Present, Running, build};
+use crate::proxy::Proxy;
+
+/// Why a new configuration is not taken while the gate runs.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error("{0:#}")]
+    Invalid(anyhow::Error),
+    #[error("{} cannot change while the gate runs; restart it", .options.join(", "))]
+    NeedsRestart { options: Vec<String> },
+    #[error("[{section}] cannot be added or removed while the gate runs; restart it")]
+    TlsSwitched { section: &'static str },
+}
+
+impl Running {
+    /// Replaces everything that can change while the gate runs, atomically: a request that has begun keeps what it began
+    /// with, and so does a connection with its deadlines. Blocks for as long as files are read.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing has changed then.
+    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        let reloaded = self.take_over(config).await;
+        self.proxy.metrics.reload(&reloaded);
+        reloaded
+    }
+
+    /// How often to look whether the configuration's files have changed; `None`: never.
+    pub(super) async fn watch_interval(&self) -> Option<Duration> {
+        self.present.lock().await.config.reload.watch
+    }
+
+    async fn take_over(&self, config: Config) -> Result<(), ReloadError> {
+        let mut present = self.present.lock().await;
+        let options = needing_restart(&present.config, &config);
+        if !options.is_empty() {
+            return Err(ReloadError::NeedsRestart { options });
+        }
+        let before = Some((&present.config, &present.built));
+        let root = build::root_key(&config).map_err(ReloadError::Invalid)?;
+        let tls = self.tls.prepare(&config.tls)?;
+        let Proxy { keyring, metrics, control, .. } = &*self.proxy;
+        let built = build::gate(&config, keyring, metrics, control, before);
+        let built = built.map_err(ReloadError::Invalid)?;
+        let root = self.ensure_root(&present, root.as_ref()).await.map_err(ReloadError::Invalid)?;
+        // Nothing can fail from here on.
+        self.tls.install(tls);
+        self.proxy.gate.store(Arc::clone(&built.gate));
+        self.proxy.keyring.reconfigure(&config.keys);
+        self.slots.resize(config.client.connections_max);
+        self.client.store(Arc::new(config.client.clone()));
+        if let Some(log) = &self.log {
+            log.reconfigure(&config.log);
+        }
+        *present = Present { config, built, root };
+        Ok(())
+    }
+
+    /// Only a key that is new in its file: one that was there at the last look may have been deleted since, which a
+    /// reload for other reasons must not undo.
+    async fn ensure_root(&self, present: &Present, root: Option<&KeySecret>) -> anyhow::Result<Option<Digest>> {
+        let Some(secret) = root else { return Ok(None) };
+        let digest = secret.digest();
+        if !present.root.is_some_and(|known| known.matches(&digest)) {
+            self.proxy.keyring.ensure_root(secret).await.context("cannot store the root key")?;
+        }
+        Ok(Some(digest))
+    }
+}
+
+/// What threads, sockets and the store were started with.
+fn needing_restart(old: &Config, new: &Config) -> Vec<String> {
+    let listen = old.listen.differences(&new.listen).into_iter().map(|option| format!("listen.{option}"));
+    let store = old.store.differences(&new.store).into_iter().map(|option| format!("store.{option}"));
+    let mut options: Vec<String> = listen.chain(store).collect();
+    if old.keys.keys_cached_max != new.keys.keys_cached_max {
+        options.push("keys.keys_cached_max".to_owned());
+    }
+    options
+}
