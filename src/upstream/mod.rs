@@ -25,7 +25,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -126,8 +127,8 @@ pub struct Upstream<B> {
     pub name: String,
     pub settings: Settings,
     pub metrics: Arc<UpstreamMetrics>,
-    /// Its own name, for requests that name no host: that of the first target.
-    pub host: HeaderValue,
+    /// Its own name: that of the first target.
+    host: HeaderValue,
     urls: Urls,
     targets: Vec<Arc<Target<Outgoing<B>>>>,
     queue: Option<Queue>,
@@ -142,6 +143,20 @@ pub struct Environment<'e> {
     pub metrics: &'e Metrics,
     /// Where checks and look-ups run, so that they slow no request.
     pub control: &'e Handle,
+}
+
+/// Marks a request that is to name whichever target it is sent to.
+#[derive(Clone, Copy)]
+struct OwnHost;
+
+impl<B> Upstream<B> {
+    /// Makes a request name this upstream as its host: the target that it will be sent to.
+    pub fn claim_host(&self, parts: &mut Parts) {
+        parts.headers.insert(HOST, self.host.clone());
+        if self.targets.len() > 1 {
+            parts.extensions.insert(OwnHost);
+        }
+    }
 }
 
 impl<B: Send + 'static> Upstream<B> {

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
@@ -15,10 +16,11 @@ use super::pool::{Lease, Pools};
 use super::resolve::Resolver;
 use super::standing::Standing;
 use super::url::Url;
-use super::{Settings, UpstreamError};
+use super::{OwnHost, Settings, UpstreamError, host_of};
 
 pub(super) struct Target<B> {
     pub(super) url: Url,
+    host: HeaderValue,
     pub(super) settings: Settings,
     pub(super) pools: Pools<B>,
     pub(super) resolver: Arc<Resolver>,
@@ -47,7 +49,8 @@ impl<B> Target<B> {
     pub(super) fn new(url: Url, settings: Settings, workers: usize, standing: Arc<Standing>, is_only: bool) -> Self {
         let resolver = Arc::new(Resolver::new(&url));
         let in_flight = (!is_only).then(AtomicU32::default);
-        Self { url, settings, pools: Pools::new(workers), resolver, standing, open: Arc::default(), in_flight }
+        let (host, pools) = (host_of(&url), Pools::new(workers));
+        Self { url, host, settings, pools, resolver, standing, open: Arc::default(), in_flight }
     }
 
     /// 0 for an only target.
@@ -71,6 +74,9 @@ where
         via: Via,
     ) -> Result<(Response<Incoming>, Lease<B>), Failure<B>> {
         let visit = Visit::new(Arc::clone(self));
+        if request.extensions().get::<OwnHost>().is_some() {
+            request.headers_mut().insert(HOST, self.host.clone());
+        }
         loop {
             let pooled = if via == Via::Pool { self.pooled(worker) } else { None };
             let (mut connection, reused) = match pooled {

@@ -1,7 +1,7 @@
 //! Behind other proxies: whose word on a client's address counts, in header fields and in the PROXY protocol, and that
 //! the address that results is the one that upstreams, limits and logs get.
 
-use crate::harness::{Gate, Installation, Setup, Wire, basic, check};
+use crate::harness::{Authority, GATE, Gate, Installation, Setup, TlsClient, Wire, basic, check};
 
 /// Believes this machine, and tells the upstream whom it takes for the client.
 fn trusting(setup: Setup) -> Setup {
@@ -202,6 +202,26 @@ fn a_connection_without_a_valid_proxy_header_is_closed_unanswered() {
         assert_eq!(refusals(&gate, "malformed"), (count + 1) as f64, "{}", header.escape_ascii());
     }
     assert_eq!(gate.upstream().requests().len(), 0);
+}
+
+#[test]
+fn a_proxy_header_comes_before_the_tls_handshake() {
+    let authority = Authority::new("Test CA");
+    let certificate = authority.server("gate", &[GATE]);
+    let client = TlsClient::trusting(&authority);
+    let gate = Gate::with(|setup| proxied(setup).tls(&certificate, &client));
+    for header in [TEXT.to_vec(), binary_of([1, 2, 3, 4])] {
+        gate.upstream().forget();
+        let stream = client.shake_behind(&header, gate.public(), GATE).expect("a handshake");
+        let mut wire = Wire::over_tls(stream);
+        wire.send(REQUEST);
+        check(&wire.read_response(), 200);
+        let request = gate.upstream().last();
+        assert_eq!(request.header("x-client"), Some("1.2.3.4"));
+        assert_eq!(request.header("x-forwarded-proto"), Some("https"));
+    }
+    client.shake(gate.public(), GATE).expect_err("a handshake without a header");
+    assert_eq!(refusals(&gate, "malformed"), 1.0);
 }
 
 #[test]

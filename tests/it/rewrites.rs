@@ -295,6 +295,29 @@ fn the_host_is_kept_or_the_upstreams_or_a_name() {
     }
 }
 
+#[test]
+fn each_target_of_an_upstream_gets_its_own_host() {
+    let targets = [Upstream::start(), Upstream::start()];
+    let gate = Gate::with(|setup| {
+        let urls: Vec<String> = targets.iter().map(|target| format!("\"http://{}\"", target.address())).collect();
+        setup
+            .option("upstream.two", &format!("url = [{}]", urls.join(", ")))
+            .option("upstream.two", r#"host = "upstream""#)
+            .option("upstream.two.routes", r#""GET /two" = "public""#)
+    });
+    for _ in 0..200 {
+        check(&gate.anonymous().get("/two"), 200);
+        if targets.iter().all(|target| !target.requests().is_empty()) {
+            break;
+        }
+    }
+    for target in &targets {
+        let hosts: Vec<String> =
+            target.requests().iter().map(|request| request.header_values("host").join(", ")).collect();
+        assert!(!hosts.is_empty() && hosts.iter().all(|host| *host == target.address().to_string()), "{hosts:?}");
+    }
+}
+
 // Which hosts a line is for.
 
 #[test]

@@ -71,9 +71,7 @@ pub(super) fn prepare<'g>(
     match &rewrite.host {
         // HTTP/1.0 knows requests without a host, HTTP/1.1 does not.
         HostHeader::Keep if parts.headers.contains_key(HOST) => {}
-        HostHeader::Keep | HostHeader::Upstream => {
-            parts.headers.insert(HOST, route.upstream.host.clone());
-        }
+        HostHeader::Keep | HostHeader::Upstream => route.upstream.claim_host(parts),
         HostHeader::Named(host) => {
             parts.headers.insert(HOST, host.clone());
         }

@@ -220,7 +220,18 @@ impl TlsClient {
 
     /// Shakes hands over a connection, sending the client's bytes as `send` does.
     pub fn shake(&self, address: SocketAddr, name: &str) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-        let socket = TcpStream::connect_timeout(&address, DEADLINE)?;
+        self.shake_behind(b"", address, name)
+    }
+
+    /// As [`TlsClient::shake`], with these bytes in clear text before the handshake.
+    pub fn shake_behind(
+        &self,
+        header: &[u8],
+        address: SocketAddr,
+        name: &str,
+    ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let mut socket = TcpStream::connect_timeout(&address, DEADLINE)?;
+        socket.write_all(header)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(DEADLINE))?;
         socket.set_write_timeout(Some(DEADLINE))?;
