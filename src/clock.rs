@@ -3,11 +3,12 @@
 //! Nothing below this module asks the operating system for the date; it is handed a [`Clock`] or a [`Timestamp`].
 //! Deadlines and rates do not live here: they are monotonic (`std::time::Instant`).
 
+use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A moment in whole seconds, UTC. Shown as RFC 3339 with `Z` (`2023-12-01T14:30:00Z`).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -62,10 +63,24 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match self {
             Self::Manual(seconds) => Timestamp(seconds.load(Ordering::Relaxed)),
-            Self::System => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+            Self::System => whole_seconds(since_epoch()),
+        }
+    }
+
+    /// The date at `moment`, which is about now: for every request, since it asks the system once a second and thread.
+    ///
+    /// That the system's clock was set is noticed within a second.
+    pub fn now_at(&self, moment: Instant) -> Timestamp {
+        match (self, SECOND.get()) {
+            (Self::System, Some((ends, second))) if moment < ends && ends - moment <= A_SECOND => second,
+            (Self::System, _) => {
+                let since = since_epoch();
+                let second = whole_seconds(since);
+                let left = A_SECOND.saturating_sub(Duration::from_nanos(since.subsec_nanos().into()));
+                SECOND.set(moment.checked_add(left).map(|ends| (ends, second)));
+                second
             }
+            (Self::Manual(_), _) => self.now(),
         }
     }
 
@@ -74,5 +89,56 @@ impl Clock {
         if let Self::Manual(now) = self {
             now.fetch_add(seconds, Ordering::Relaxed);
         }
+    }
+}
+
+const A_SECOND: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// When the present second ends, and which it is.
+    static SECOND: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn whole_seconds(since_epoch: Duration) -> Timestamp {
+    Timestamp::from_unix(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_clock_says_the_same_with_and_without_a_moment() {
+        for _ in 0..1_000 {
+            let before = Clock::System.now();
+            let at = Clock::System.now_at(Instant::now());
+            let after = Clock::System.now();
+            // The two clocks of the system may drift apart for the rest of a second.
+            assert!(before.unix() - 1 <= at.unix() && at <= after, "{before} {at} {after}");
+        }
+    }
+
+    #[test]
+    fn second_that_has_ended_is_not_told_again() {
+        let (start, now) = (Instant::now(), Clock::System.now());
+        Clock::System.now_at(start);
+        let (ends, _) = SECOND.get().unwrap();
+        SECOND.set(Some((ends, Timestamp::from_unix(7))));
+        assert_eq!(Clock::System.now_at(start).unix(), 7);
+        assert!(Clock::System.now_at(ends) >= now);
+        SECOND.set(Some((ends, Timestamp::from_unix(7))));
+        assert!(ends.checked_sub(2 * A_SECOND).is_none_or(|long_ago| Clock::System.now_at(long_ago) >= now));
+    }
+
+    #[test]
+    fn manual_clock_moves_whatever_the_moment() {
+        let (clock, moment) = (Clock::manual(Timestamp::from_unix(5)), Instant::now());
+        assert_eq!(clock.now_at(moment).unix(), 5);
+        clock.advance(3);
+        assert_eq!(clock.now_at(moment).unix(), 8);
     }
 }

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::key::{KEY_BYTES, KeySecret};
 use crate::settings::{Node, Value, settings};
@@ -15,6 +15,8 @@ use crate::settings::{Node, Value, settings};
 /// Longest accepted user:password pair in bytes, before base64.
 const PAIR_BYTES_MAX: usize = 1_024;
 const ENCODED_BYTES_MAX: usize = PAIR_BYTES_MAX.div_ceil(3) * 4;
+/// A key as the user name and no password.
+const USUAL_BYTES: usize = KEY_BYTES + 1;
 
 settings! {
     /// `[credentials]`: where a request may carry its key.
@@ -96,19 +98,18 @@ pub enum CredentialError {
 pub fn in_headers(headers: &HeaderMap, sources: &[Source]) -> Result<Option<KeySecret>, CredentialError> {
     let mut found = None;
     let mut carried = false;
+    let mut authorization = None;
     for source in sources {
-        let header = match source {
-            Source::Basic | Source::Bearer => &AUTHORIZATION,
-            Source::Header(name) => name,
+        let value = match (source, authorization) {
+            (Source::Header(name), _) => sole(headers, name)?,
+            // Looked for once, and not at all when no source is there.
+            (Source::Basic | Source::Bearer, Some(known)) => known,
+            (Source::Basic | Source::Bearer, None) => *authorization.insert(sole(headers, &AUTHORIZATION)?),
         };
-        let mut values = headers.get_all(header).iter();
-        let Some(value) = values.next() else { continue };
-        if values.next().is_some() {
-            return Err(CredentialError::Malformed);
-        }
+        let Some(value) = value else { continue };
         carried = true;
         if let Some(secret) = read(source, value) {
-            found = Some(join(found, secret)?);
+            found = one_of(found, Some(secret))?;
         }
     }
     match found {
@@ -117,24 +118,22 @@ pub fn in_headers(headers: &HeaderMap, sources: &[Source]) -> Result<Option<KeyS
     }
 }
 
+fn sole<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, CredentialError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => Err(CredentialError::Malformed),
+    }
+}
+
 /// The key of two places: the one that is there, or either when they are the same.
 ///
 /// # Errors
 /// [`CredentialError::Conflicting`] when they are different.
 pub fn one_of(first: Option<KeySecret>, second: Option<KeySecret>) -> Result<Option<KeySecret>, CredentialError> {
-    match second {
-        Some(second) => join(first, second).map(Some),
-        None => Ok(first),
-    }
-}
-
-fn join(found: Option<KeySecret>, secret: KeySecret) -> Result<KeySecret, CredentialError> {
-    match found {
-        Some(other) if !bool::from(other.expose().as_bytes().ct_eq(secret.expose().as_bytes())) => {
-            Err(CredentialError::Conflicting)
-        }
-        _ => Ok(secret),
-    }
+    let (Some(one), Some(other)) = (&first, &second) else { return Ok(first.or(second)) };
+    let same = bool::from(one.expose().as_bytes().ct_eq(other.expose().as_bytes()));
+    if same { Ok(first) } else { Err(CredentialError::Conflicting) }
 }
 
 /// The key that a `{credential}` path segment is.
@@ -180,12 +179,57 @@ fn basic(encoded: &[u8]) -> Option<KeySecret> {
     if encoded.len() > ENCODED_BYTES_MAX {
         return None;
     }
+    let mut usual = Zeroizing::new([0; USUAL_BYTES]);
+    if decode_usual(encoded, &mut usual).is_some() {
+        return secret_of_pair(&*usual);
+    }
     let mut buffer = [0; ENCODED_BYTES_MAX / 4 * 3];
     let length = STANDARD.decode_slice(encoded, &mut buffer).ok()?;
     let secret = secret_of_pair(&buffer[..length]);
     buffer[..length].zeroize();
     secret
 }
+
+/// Decodes the usual pair, a key and a colon, in a third of the general decoder's time. `None`: ask that one.
+fn decode_usual(encoded: &[u8], pair: &mut [u8; USUAL_BYTES]) -> Option<()> {
+    let encoded: &[u8; USUAL_BYTES.div_ceil(3) * 4] = encoded.try_into().ok()?;
+    let (groups, _) = encoded.as_chunks::<4>();
+    let (last, whole) = groups.split_last()?;
+    let (threes, left) = pair.as_chunks_mut::<3>();
+    let mut all = 0;
+    for (three, group) in threes.iter_mut().zip(whole) {
+        let bits = bits_of(group);
+        all |= bits;
+        let [_, bytes @ ..] = bits.to_be_bytes();
+        *three = bytes;
+    }
+    let &[first, second, third, b'='] = last else { return None };
+    let bits = bits_of(&[first, second, third, b'A']);
+    // The bits that are left over must be zero: one text has one spelling.
+    let [_, bytes @ .., 0] = bits.to_be_bytes() else { return None };
+    left.copy_from_slice(&bytes);
+    ((all | bits) <= BITS_MAX).then_some(())
+}
+
+/// What four characters of base64 stand for; more than [`BITS_MAX`] when one of them stands for nothing.
+fn bits_of(group: &[u8; 4]) -> u32 {
+    let [first, second, third, fourth] = group.map(|character| SEXTETS[usize::from(character)]);
+    first << 18 | second << 12 | third << 6 | fourth
+}
+
+const BITS_MAX: u32 = (1 << 24) - 1;
+
+/// RFC 4648 §4. All ones: not in the alphabet.
+static SEXTETS: [u32; 256] = {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut sextets = [u32::MAX; 256];
+    let mut index = 0;
+    while index < alphabet.len() {
+        sextets[alphabet[index] as usize] = index as u32;
+        index += 1;
+    }
+    sextets
+};
 
 fn secret_of_pair(pair: &[u8]) -> Option<KeySecret> {
     // The usual pair is a key and nothing: no search for the colon, and nothing after it to look at.
@@ -201,5 +245,61 @@ fn secret_of_pair(pair: &[u8]) -> Option<KeySecret> {
         Ok(secret) => Some(secret),
         Err(_) if user.iter().any(u8::is_ascii_control) => None,
         Err(_) => KeySecret::parse(password).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_basic(encoded: &[u8]) -> Option<KeySecret> {
+        let value = HeaderValue::from_bytes(&[b"Basic ", encoded].concat()).ok()?;
+        in_headers(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &[Source::Basic]).ok()?
+    }
+
+    /// The usual pair has a decoder of its own: the general one is its oracle.
+    #[test]
+    fn no_other_spelling_of_the_usual_pair_is_taken() {
+        let key = KeySecret::generate().unwrap();
+        let usual = STANDARD.encode(format!("{}:", key.expose())).into_bytes();
+        assert_eq!(in_basic(&usual).unwrap().expose(), key.expose());
+        for place in 0..usual.len() {
+            for byte in (0..=u8::MAX).filter(|byte| *byte != usual[place]) {
+                let mut other = usual.clone();
+                other[place] = byte;
+                let decoded = STANDARD.decode(&other).unwrap_or_default();
+                let expected = decoded
+                    .split_at_checked(KEY_BYTES)
+                    .filter(|(_, rest)| rest.starts_with(b":") && !rest.iter().any(u8::is_ascii_control))
+                    .and_then(|(user, _)| KeySecret::parse(user).ok());
+                let expected = expected.as_ref().map(KeySecret::expose);
+                assert_eq!(in_basic(&other).as_ref().map(KeySecret::expose), expected, "{place} {byte}");
+            }
+        }
+    }
+
+    #[test]
+    fn key_is_read_from_pairs_of_any_length() {
+        let key = KeySecret::generate().unwrap();
+        for length in 0..=PAIR_BYTES_MAX - USUAL_BYTES {
+            let pair = format!("{}:{}", key.expose(), "p".repeat(length));
+            assert_eq!(in_basic(STANDARD.encode(pair).as_bytes()).unwrap().expose(), key.expose(), "{length}");
+        }
+        let pair = format!("agent:{}", key.expose());
+        assert_eq!(in_basic(STANDARD.encode(pair).as_bytes()).unwrap().expose(), key.expose());
+    }
+
+    #[test]
+    fn authorization_counts_only_where_it_is_a_source() {
+        let key = KeySecret::generate().unwrap();
+        let name = HeaderName::from_static("x-key");
+        let bearer: HeaderValue = format!("Bearer {}", key.expose()).parse().unwrap();
+        let mut headers = HeaderMap::from_iter([(name.clone(), key.expose().parse().unwrap())]);
+        headers.append(AUTHORIZATION, bearer.clone());
+        headers.append(AUTHORIZATION, bearer);
+        let found = |sources: &[Source]| in_headers(&headers, sources).map(|secret| secret.map(|secret| secret.id()));
+        assert_eq!(found(&[Source::Header(name.clone())]), Ok(Some(key.id())));
+        assert_eq!(found(&[Source::Header(name), Source::Bearer]), Err(CredentialError::Malformed));
+        assert_eq!(found(&[]), Ok(None));
     }
 }

@@ -56,9 +56,9 @@ impl LastUsed {
         Self { queue, backlog, store, known, clock, metrics, control }
     }
 
-    /// Notes that the key is used now. Never waits.
-    pub(super) fn note(&self, holder: &Arc<Holder>) {
-        if !holder.used(self.clock.now()) {
+    /// Notes that the key is used at `moment`, which is about now. Never waits.
+    pub(super) fn note(&self, holder: &Arc<Holder>, moment: std::time::Instant) {
+        if !holder.used(self.clock.now_at(moment)) {
             return;
         }
         match self.queue.try_send(Arc::clone(holder)) {

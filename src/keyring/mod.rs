@@ -250,9 +250,9 @@ impl Keyring {
         Err(Unavailable)
     }
 
-    /// Notes that the key was used for a request. Never waits.
-    pub fn note_use(&self, holder: &Arc<Holder>) {
-        self.last_used.note(holder);
+    /// Notes that the key was used for a request that came at `moment`. Never waits.
+    pub fn note_use(&self, holder: &Arc<Holder>, moment: Instant) {
+        self.last_used.note(holder, moment);
     }
 
     /// Makes a key, with scopes within the actor's own. The secret is in this answer and nowhere else.

@@ -75,7 +75,7 @@ impl Proxy {
         let permit = policy::authorize(&route.settings.requirement, holder)?;
         let slot = limit(route, permit.key(), head.now)?;
         if let Some(holder) = permit.key() {
-            self.keyring.note_use(holder);
+            self.keyring.note_use(holder, head.now);
         }
         Ok(Admitted { permit, route, credential, slot })
     }
@@ -165,15 +165,19 @@ pub(super) fn host_name(headers: &HeaderMap) -> Option<&str> {
 
 /// What a `Host` value of valid form names.
 pub(crate) fn without_port(host: &str) -> &str {
-    let end = if host.starts_with('[') { host.find(']').map(|bracket| bracket + 1) } else { host.find(':') };
+    let end = if host.starts_with('[') {
+        host.find(']').map(|bracket| bracket + 1)
+    } else {
+        host.bytes().position(|byte| byte == b':')
+    };
     &host[..end.unwrap_or(host.len())]
 }
 
 fn presented(parts: &Parts, route: &Route) -> Result<Option<KeySecret>, CredentialError> {
-    let in_query = match (&route.settings.credential_query, parts.uri.query()) {
-        (Some(name), Some(query)) => credential::in_query(query, name.as_str())?,
-        _ => None,
+    let (Some(name), Some(query)) = (&route.settings.credential_query, parts.uri.query()) else {
+        return credential::in_headers(&parts.headers, &route.settings.sources);
     };
+    let in_query = credential::in_query(query, name.as_str())?;
     let in_headers = match credential::in_headers(&parts.headers, &route.settings.sources) {
         // Other credentials than ours may go with a key in the query.
         Err(CredentialError::Malformed) if in_query.is_some() => None,

@@ -51,7 +51,7 @@ impl Door {
         account.follow(&trail);
         let caller = caller?;
         account.slot = limit_key(&caller, gate.requests.limit_status.into(), head.now)?;
-        self.proxy.keyring.note_use(&caller);
+        self.proxy.keyring.note_use(&caller, head.now);
         account.admit(Outcome::Admitted);
         Ok(caller)
     }

@@ -18,6 +18,10 @@ impl Leaf {
         named.or(self.hostless.as_ref())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.hostless.is_none()
+    }
+
     pub(super) fn lines_mut(&mut self, host: Option<&str>) -> &mut MethodLines {
         let Some(host) = host else {
             return self.hostless.get_or_insert_default();

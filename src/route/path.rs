@@ -7,6 +7,7 @@
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'r> {
     raw: &'r str,
+    escaped: bool,
     encoded_slash: bool,
     semicolon: bool,
 }
@@ -47,10 +48,14 @@ impl<'r> Path<'r> {
         if !raw.starts_with('/') {
             return Err(PathError::NotAbsolute);
         }
-        let mut path = Self { raw, encoded_slash: false, semicolon: false };
+        let mut path = Self { raw, escaped: false, encoded_slash: false, semicolon: false };
         let bytes = raw.as_bytes();
         let (mut at, mut segment_start) = (1, 1);
         while let Some(&byte) = bytes.get(at) {
+            if PLAIN[usize::from(byte)] {
+                at += 1;
+                continue;
+            }
             at += match byte {
                 b'/' => {
                     check_segment(&bytes[segment_start..at])?;
@@ -58,10 +63,12 @@ impl<'r> Path<'r> {
                     1
                 }
                 b'%' => path.escape(&bytes[at..])?,
-                _ if !LEGAL[usize::from(byte)] => return Err(PathError::IllegalCharacter),
-                _ => 1,
+                b';' => {
+                    path.semicolon = true;
+                    1
+                }
+                _ => return Err(PathError::IllegalCharacter),
             };
-            path.semicolon |= byte == b';';
         }
         // An empty last segment is a trailing slash.
         if segment_start < bytes.len() {
@@ -88,7 +95,13 @@ impl<'r> Path<'r> {
     }
 
     pub(super) fn segments(&self) -> Segments<'r> {
-        Segments { raw: self.raw, at: 1, split_encoded_from: usize::MAX, cut_semicolons: false }
+        Segments {
+            raw: self.raw.as_bytes(),
+            at: 1,
+            escaped: self.escaped,
+            split_encoded_from: usize::MAX,
+            cut_semicolons: false,
+        }
     }
 
     /// The segments as an upstream may see them that decodes `%2F` from byte `split_from` on, and drops what follows
@@ -102,7 +115,7 @@ impl<'r> Path<'r> {
         let mut segments = self.lax_segments(0);
         while let Some(segment) = segments.next() {
             if !segment.is_empty() || !segments.is_done() {
-                check_segment(segment.as_bytes())?;
+                check_segment(segment)?;
             }
         }
         Ok(())
@@ -110,6 +123,7 @@ impl<'r> Path<'r> {
 
     /// Judges the escape, or the run of escapes of one character, that `left` starts with. Returns its length.
     fn escape(&mut self, left: &[u8]) -> Result<usize, PathError> {
+        self.escaped = true;
         match escaped_byte(left).ok_or(PathError::BadEscape)? {
             0..=0x1f | 0x7f => return Err(PathError::ControlCharacter),
             0x80.. => return escaped_char(left),
@@ -136,9 +150,10 @@ fn check_segment(segment: &[u8]) -> Result<(), PathError> {
 /// The segments that are left of a path, raw. A trailing slash is an empty last one.
 #[derive(Clone, Copy)]
 pub(super) struct Segments<'r> {
-    raw: &'r str,
+    raw: &'r [u8],
     /// Where the next segment starts; beyond the end when there is none.
     at: usize,
+    escaped: bool,
     split_encoded_from: usize,
     cut_semicolons: bool,
 }
@@ -149,17 +164,22 @@ impl Segments<'_> {
         self.at
     }
 
+    /// Whether any segment of the path holds an escape.
+    pub(super) fn are_escaped(&self) -> bool {
+        self.escaped
+    }
+
     fn is_done(&self) -> bool {
         self.at > self.raw.len()
     }
 }
 
 impl<'r> Iterator for Segments<'r> {
-    type Item = &'r str;
+    type Item = &'r [u8];
 
-    fn next(&mut self) -> Option<&'r str> {
+    fn next(&mut self) -> Option<&'r [u8]> {
         let left = self.raw.get(self.at..)?;
-        let slash = left.bytes().position(|byte| byte == b'/').unwrap_or(left.len());
+        let slash = left.iter().position(|byte| *byte == b'/').unwrap_or(left.len());
         let mut segment = &left[..slash];
         let mut separator = 1;
         if self.at >= self.split_encoded_from
@@ -170,7 +190,8 @@ impl<'r> Iterator for Segments<'r> {
         }
         self.at += segment.len() + separator;
         if self.cut_semicolons {
-            let end = segment.find(';').into_iter().chain(find_escape(segment, b"%3B")).min();
+            let end =
+                segment.iter().position(|byte| *byte == b';').into_iter().chain(find_escape(segment, b"%3B")).min();
             segment = &segment[..end.unwrap_or(segment.len())];
         }
         Some(segment)
@@ -178,8 +199,8 @@ impl<'r> Iterator for Segments<'r> {
 }
 
 /// Decodes a segment of a [`Path`] into `buffer`. `None` when it does not fit.
-pub(super) fn decode<'b>(segment: &str, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
-    let mut left = segment.as_bytes();
+pub(super) fn decode<'b>(segment: &[u8], buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    let mut left = segment;
     let mut length = 0;
     while let Some(&byte) = left.first() {
         let escaped = escaped_byte(left);
@@ -190,8 +211,8 @@ pub(super) fn decode<'b>(segment: &str, buffer: &'b mut [u8]) -> Option<&'b [u8]
     buffer.get(..length)
 }
 
-fn find_escape(segment: &str, escape: &[u8; 3]) -> Option<usize> {
-    segment.as_bytes().windows(escape.len()).position(|window| window.eq_ignore_ascii_case(escape))
+fn find_escape(segment: &[u8], escape: &[u8; 3]) -> Option<usize> {
+    segment.windows(escape.len()).position(|window| window.eq_ignore_ascii_case(escape))
 }
 
 /// The byte that `%XX` at the start of `left` stands for.
@@ -224,15 +245,14 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// RFC 3986 §3.3: the bytes of `pchar` but for escapes, and the slash.
-static LEGAL: [bool; 256] = {
-    let mut legal = [false; 256];
+/// RFC 3986 §3.3: the bytes of `pchar` but for escapes and the semicolon.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
     let mut byte = 0u8;
     while byte < 128 {
-        legal[byte as usize] = is_unreserved(byte)
-            || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
-            || matches!(byte, b':' | b'@' | b'/');
+        plain[byte as usize] = is_unreserved(byte)
+            || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@');
         byte += 1;
     }
-    legal
+    plain
 };

@@ -153,17 +153,25 @@ impl Trie {
     }
 
     /// Tries the most specific way first and steps back where it leads to no line for this host.
-    fn walk<'t>(&'t self, node: &'t Node, mut segments: Segments<'_>, host: Option<&str>) -> Option<Match<'t>> {
-        let here = segments.position();
-        let rest = || Some(Match { lines: node.rest.lines(host)?, rest_from: Some(here) });
-        let Some(segment) = segments.next() else {
-            let exact = node.exact.lines(host).map(|lines| Match { lines, rest_from: None });
-            return exact.or_else(rest);
-        };
-        let literal = node.literal(segment);
-        let parameter = node.parameter.filter(|_| !segment.is_empty());
-        let below = |child: Option<usize>| self.walk(&self.nodes[child?], segments, host);
-        below(literal).or_else(|| below(parameter)).or_else(rest)
+    fn walk<'t>(&'t self, mut node: &'t Node, mut segments: Segments<'_>, host: Option<&str>) -> Option<Match<'t>> {
+        loop {
+            let here = segments.position();
+            let rest = || Some(Match { lines: node.rest.lines(host)?, rest_from: Some(here) });
+            let Some(segment) = segments.next() else {
+                let exact = node.exact.lines(host).map(|lines| Match { lines, rest_from: None });
+                return exact.or_else(rest);
+            };
+            let literal = if segments.are_escaped() { node.literal_escaped(segment) } else { node.literal(segment) };
+            let parameter = node.parameter.filter(|_| !segment.is_empty());
+            match (literal, parameter) {
+                // Nothing to step back to.
+                (Some(child), None) | (None, Some(child)) if node.rest.is_empty() => node = &self.nodes[child],
+                _ => {
+                    let below = |child: Option<usize>| self.walk(&self.nodes[child?], segments, host);
+                    return below(literal).or_else(|| below(parameter)).or_else(rest);
+                }
+            }
+        }
     }
 
     fn insert(&mut self, pattern: &Pattern, line: usize) -> Option<Conflict> {
@@ -208,7 +216,7 @@ impl Trie {
         if index != ROOT {
             node.exact.lines(host)?;
         }
-        self.nodes[node.literal("")?].exact.lines(host)?;
+        self.nodes[node.literal(b"")?].exact.lines(host)?;
         let below = node.parameter?;
         match self.nodes[below].rest.lines(host) {
             Some(lines) => lines.indices().next(),
@@ -218,13 +226,15 @@ impl Trie {
 }
 
 impl Node {
+    /// The child for this literal.
+    fn literal(&self, text: &[u8]) -> Option<usize> {
+        self.literals.get(text).copied()
+    }
+
     /// The child for the literal that the raw `segment` spells.
-    fn literal(&self, segment: &str) -> Option<usize> {
-        if !segment.contains('%') {
-            return self.literals.get(segment.as_bytes()).copied();
-        }
+    fn literal_escaped(&self, segment: &[u8]) -> Option<usize> {
         let mut buffer = [0; LITERAL_BYTES_MAX];
-        self.literals.get(decode(segment, &mut buffer)?).copied()
+        self.literal(decode(segment, &mut buffer)?)
     }
 
     fn finish(&mut self) {
@@ -239,9 +249,10 @@ struct SegmentHasher(u64);
 
 impl Hasher for SegmentHasher {
     fn write(&mut self, bytes: &[u8]) {
-        // Not copied into an array of eight first: reading back what was just written byte by byte stalls.
-        for chunk in bytes.chunks(8) {
-            self.write_u64(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.write_u64(u64::from_ne_bytes(*word)));
+        if !rest.is_empty() {
+            self.write_u64(word_of(rest));
         }
     }
 
@@ -258,5 +269,14 @@ impl Hasher for SegmentHasher {
 
     fn finish(&self) -> u64 {
         self.0
+    }
+}
+
+/// One to seven bytes as a word, another for each text of that length. Not copied into an array of eight first: reading
+/// back what was just written byte by byte stalls.
+fn word_of(bytes: &[u8]) -> u64 {
+    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(first), Some(last)) => u64::from(u32::from_ne_bytes(*first)) << 32 | u64::from(u32::from_ne_bytes(*last)),
+        _ => bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }

@@ -298,7 +298,7 @@ async fn reopened_keyring_knows_what_the_first_one_made() {
     first.ensure_root(&root).await.unwrap();
     let draft = Draft { name: KeyName::parse("kept").unwrap(), kind: Kind::SdkIntegration, scopes: None };
     let (kept, _) = first.create(by(root.id()), draft).await.unwrap();
-    first.note_use(&first.holder(&kept).await.unwrap().unwrap());
+    first.note_use(&first.holder(&kept).await.unwrap().unwrap(), std::time::Instant::now());
     first.close().await;
     assert_eq!(first.create(by(root.id()), custom(&["*"])).await.unwrap_err(), ChangeError::Unavailable);
     drop(first);

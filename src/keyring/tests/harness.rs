@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -222,6 +223,10 @@ impl Ring {
 
     pub(super) async fn holder(&self, key: &KeySecret) -> Option<Arc<Holder>> {
         self.keyring.holder(key).await.unwrap()
+    }
+
+    pub(super) fn note_use(&self, holder: &Arc<Holder>) {
+        self.keyring.note_use(holder, Instant::now());
     }
 
     /// Begins a look-up that goes on by itself.

@@ -124,12 +124,12 @@ async fn use_of_a_key_that_the_cache_let_go_is_written() {
     let settings = Settings { last_used_flush: Duration::from_secs(86_400), ..caching(1) };
     let ring = Ring::with(settings, &KeyLimits::default()).await;
     let (key, other) = (ring.key(&["monitor:read"]).await, ring.key(&["monitor:read"]).await);
-    ring.keyring.note_use(&remembered(&ring, &key).await);
+    ring.note_use(&remembered(&ring, &key).await);
     ring.keyring.last_used.flush().await;
     found_elsewhere(&ring, &other).await.unwrap();
     ring.keyring.known.evict();
     ring.clock.advance(1);
-    ring.keyring.note_use(&ring.holder(&key).await.unwrap());
+    ring.note_use(&ring.holder(&key).await.unwrap());
     assert_eq!(ring.view(&key).await.unwrap().last_used, Some(ring.clock.now()));
     ring.keyring.last_used.flush().await;
     assert_eq!(ring.store.last_used(&key.id()).unwrap(), Some(ring.clock.now()));
