@@ -389,6 +389,18 @@ fn the_last_target_that_takes_connections_is_never_left_out() {
 }
 
 #[test]
+fn an_only_target_that_takes_connections_is_never_left_out() {
+    let gate = Gate::with(|setup| setup.upstream("eject.failures = 1"));
+    gate.upstream().reply_always(Reply::default().reset());
+    let reader = gate.key(&["monitor:read"]);
+    for _ in 0..5 {
+        check_problem(&reader.post(QUERY, "{}"), 502, "upstream_unreachable");
+    }
+    assert_eq!(gate.upstream().requests().len(), 5);
+    assert_eq!(gate.metric(&of_target("ejections_total", gate.upstream())), 0.0);
+}
+
+#[test]
 fn a_client_that_breaks_off_its_uploads_says_nothing_against_a_target() {
     let targets = [Upstream::start(), Upstream::start()];
     let gate = gate(&targets.each_ref(), |setup| setup.upstream("eject.failures = 1"));
