@@ -1,9 +1,10 @@
 //! Upstreams with several targets: who gets a request, what becomes of it when a target fails, and who has to wait.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Caller, DEADLINE, Gate, Reply, Setup, Upstream, Wire, check, check_problem};
+use crate::harness::{Caller, DEADLINE, Gate, Installation, Reply, Setup, Upstream, Wire, check, check_problem};
 
 const QUERY: &str = "/api/v1/query";
 const READY: &str = "/-/ready";
@@ -583,6 +584,39 @@ fn a_name_is_looked_up_and_each_of_its_addresses_is_tried() {
     let up = Upstream::start();
     let gate = Gate::with(|setup| setup.upstream_url(&format!("http://localhost:{}", up.address().port())));
     check(&gate.key(&["monitor:read"]).get(QUERY), 200);
+}
+
+#[test]
+fn a_name_whose_address_changes_is_followed_and_one_that_is_lost_is_kept() {
+    let unshared = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+    if !unshared.is_ok_and(|unshared| unshared.status.success()) {
+        println!("SKIPPED: mount namespaces cannot be made here");
+        return;
+    }
+    let old = Upstream::start_at("127.0.0.2:0".parse().expect("an address"));
+    let new = Upstream::start_at(SocketAddr::new([127, 0, 0, 3].into(), old.address().port()));
+    let installation = Installation::with(|setup| {
+        let url = format!("http://tsdb.test:{}", old.address().port());
+        setup.upstream_url(&url).upstream(r#"resolve_interval = "10ms""#)
+    });
+    let root = installation.init();
+    let hosts = installation.folder().join("hosts");
+    let name = |text: &str| std::fs::write(&hosts, text).expect("writable");
+    name("127.0.0.2 tsdb.test\n");
+    let served = installation.serve_with_hosts(&hosts);
+    let caller = served.caller(&root);
+    check(&caller.get(QUERY), 200);
+    assert_eq!((old.requests().len(), new.requests().len()), (1, 0));
+
+    // The old one goes on to listen, and its connection is pooled.
+    name("127.0.0.3 tsdb.test\n");
+    wait_until(|| check(&caller.get(QUERY), 200).complete && !new.requests().is_empty());
+    let before = old.requests().len();
+    name("127.0.0.3 other.test\n");
+    for _ in 0..5 {
+        check(&caller.get(QUERY), 200);
+    }
+    assert_eq!(old.requests().len(), before);
 }
 
 // Reloads.
