@@ -8,6 +8,7 @@ mod families;
 mod handles;
 mod labels;
 mod process;
+mod samples;
 mod targets;
 #[cfg(test)]
 mod tests;

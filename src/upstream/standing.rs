@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::UpstreamError;
+use super::balance::jittered;
 use super::statuses::Statuses;
 use crate::metrics::TargetMetrics;
 use crate::settings::settings;
@@ -158,9 +159,10 @@ impl Standing {
         if record.back_since.is_some_and(|back| now.saturating_duration_since(back) > settings.time_max) {
             record.streak = 0;
         }
-        let time = settings.time.saturating_mul(1 << record.streak.min(16)).min(settings.time_max.max(settings.time));
-        record.streak += 1;
-        record.ejection = Some(Ejection { fault, until: now + super::balance::jittered(time), on_trial: false });
+        let longest = settings.time_max.max(settings.time);
+        let time = jittered(settings.time.saturating_mul(1 << record.streak.min(16))).min(longest);
+        record.streak = record.streak.saturating_add(1);
+        record.ejection = Some(Ejection { fault, until: now + time, on_trial: false });
         self.bars.fetch_or(EJECTED, Ordering::Relaxed);
         drop(record);
         self.metrics.ejected();

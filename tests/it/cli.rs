@@ -232,6 +232,8 @@ fn routes_as_json_holds_every_line() {
     let table: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(table["routes"].as_array().map(Vec::len), Some(7));
     assert_eq!(table["routes"][0]["route"], "GET /api/{*rest}");
+    let url = installation.upstream().url();
+    assert_eq!(table["routes"][0]["urls"], serde_json::json!([url]));
     assert_eq!(table["routes"][0]["requirement"]["all"][0], "monitor:read");
     assert_eq!(table["key_api"]["path"], "/api/keys");
 }

@@ -315,7 +315,8 @@ fn options_of_upstreams_that_nothing_comes_of_are_refused() {
 #[test]
 fn an_upstream_that_is_the_gate_itself_is_refused() {
     let listening = |listen: &str, url: &str| {
-        format!("[listen]\n{listen}\n{}", SOUND.trim_start().replace("http://127.0.0.1:9090", url))
+        let text = SOUND.trim_start().replace("\"http://127.0.0.1:9090\"", &format!("[\"{url}\"]"));
+        format!("[listen]\n{listen}\n{text}")
     };
     for (listen, url) in [
         ("public = \"0.0.0.0:9090\"", "http://127.0.0.1:9090"),
@@ -331,6 +332,7 @@ fn an_upstream_that_is_the_gate_itself_is_refused() {
         ("public = \"[::1]:9090\"", "http://LOCALHOST:9090"),
         ("public = \"[::1]:9090\"", "http://[::]:9090"),
         ("public = \"[::]:9090\"", "http://127.0.0.1:9090"),
+        ("public = \"127.0.0.1:9090\"", "http://127.0.0.1:9091\", \"http://127.0.0.1:9090"),
     ] {
         let problems = parse(&listening(listen, url)).err().unwrap_or_else(|| panic!("accepted: {listen}, {url}"));
         assert!(problems.to_string().contains("upstream.tsdb is this gate's own listener"), "{problems}");

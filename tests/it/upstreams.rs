@@ -1,9 +1,10 @@
 //! Upstreams with several targets: who gets a request, what becomes of it when a target fails, and who has to wait.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Caller, DEADLINE, Gate, Reply, Setup, Upstream, Wire, check, check_problem};
+use crate::harness::{Caller, DEADLINE, Gate, Installation, Reply, Setup, Upstream, Wire, check, check_problem};
 
 const QUERY: &str = "/api/v1/query";
 const READY: &str = "/-/ready";
@@ -347,7 +348,7 @@ fn a_target_that_does_not_answer_in_time_is_left_out() {
     let gate = gate(&targets.each_ref(), |setup| {
         setup
             .upstream(r#"balance = "first_available""#)
-            .upstream(r#"response_timeout = "50ms""#)
+            .upstream(r#"response_timeout = "500ms""#)
             .upstream(r#"eject = { failures = 2, time = "1h", time_max = "1h" }"#)
     });
     targets[0].hold();
@@ -389,6 +390,18 @@ fn the_last_target_that_takes_connections_is_never_left_out() {
 }
 
 #[test]
+fn an_only_target_that_takes_connections_is_never_left_out() {
+    let gate = Gate::with(|setup| setup.upstream("eject.failures = 1"));
+    gate.upstream().reply_always(Reply::default().reset());
+    let reader = gate.key(&["monitor:read"]);
+    for _ in 0..5 {
+        check_problem(&reader.post(QUERY, "{}"), 502, "upstream_unreachable");
+    }
+    assert_eq!(gate.upstream().requests().len(), 5);
+    assert_eq!(gate.metric(&of_target("ejections_total", gate.upstream())), 0.0);
+}
+
+#[test]
 fn a_client_that_breaks_off_its_uploads_says_nothing_against_a_target() {
     let targets = [Upstream::start(), Upstream::start()];
     let gate = gate(&targets.each_ref(), |setup| setup.upstream("eject.failures = 1"));
@@ -406,18 +419,19 @@ fn a_client_that_breaks_off_its_uploads_says_nothing_against_a_target() {
     }
 }
 
-/// The first request that is not refused at once, while its upstream holds it.
+/// The first request that gets through to an upstream, which holds it.
 #[track_caller]
-fn begin_trial(gate: &Gate, reader: &Caller) -> Wire {
+fn begin_trial(gate: &Gate, reader: &Caller, up: &Upstream) -> Wire {
     let deadline = Instant::now() + DEADLINE;
-    loop {
-        let mut wire = begin(gate, reader, QUERY);
-        if !wire.stirs_within(Duration::from_millis(300)) {
-            return wire;
-        }
-        check_problem(&wire.read_response(), 503, "upstream_unavailable");
+    let mut wire = begin(gate, reader, QUERY);
+    while up.requests().is_empty() {
         assert!(Instant::now() < deadline, "every request is refused");
+        if wire.stirs_within(Duration::from_millis(1)) {
+            check_problem(&wire.read_response(), 503, "upstream_unavailable");
+            wire = begin(gate, reader, QUERY);
+        }
     }
+    wire
 }
 
 #[test]
@@ -437,8 +451,7 @@ fn when_nothing_takes_connections_requests_fail_at_once_until_one_of_them_gets_t
 
     let up = Upstream::start_at(address);
     up.hold();
-    let mut trial = begin_trial(&gate, &reader);
-    up.wait_for_requests(1);
+    let mut trial = begin_trial(&gate, &reader, &up);
     for _ in 0..5 {
         check_problem(&reader.get(QUERY), 503, "upstream_unavailable");
     }
@@ -461,8 +474,7 @@ fn a_trial_whose_client_leaves_gives_way_to_the_next() {
     check_problem(&reader.get(QUERY), 502, "upstream_unreachable");
     let up = Upstream::start_at(address);
     up.hold();
-    let trial = begin_trial(&gate, &reader);
-    up.wait_for_requests(1);
+    let trial = begin_trial(&gate, &reader, &up);
     drop(trial);
     up.wait_for_closed(1);
     up.release();
@@ -571,6 +583,39 @@ fn a_name_is_looked_up_and_each_of_its_addresses_is_tried() {
     let up = Upstream::start();
     let gate = Gate::with(|setup| setup.upstream_url(&format!("http://localhost:{}", up.address().port())));
     check(&gate.key(&["monitor:read"]).get(QUERY), 200);
+}
+
+#[test]
+fn a_name_whose_address_changes_is_followed_and_one_that_is_lost_is_kept() {
+    let unshared = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+    if !unshared.is_ok_and(|unshared| unshared.status.success()) {
+        println!("SKIPPED: mount namespaces cannot be made here");
+        return;
+    }
+    let old = Upstream::start_at("127.0.0.2:0".parse().expect("an address"));
+    let new = Upstream::start_at(SocketAddr::new([127, 0, 0, 3].into(), old.address().port()));
+    let installation = Installation::with(|setup| {
+        let url = format!("http://tsdb.test:{}", old.address().port());
+        setup.upstream_url(&url).upstream(r#"resolve_interval = "10ms""#)
+    });
+    let root = installation.init();
+    let hosts = installation.folder().join("hosts");
+    let name = |text: &str| std::fs::write(&hosts, text).expect("writable");
+    name("127.0.0.2 tsdb.test\n");
+    let served = installation.serve_with_hosts(&hosts);
+    let caller = served.caller(&root);
+    check(&caller.get(QUERY), 200);
+    assert_eq!((old.requests().len(), new.requests().len()), (1, 0));
+
+    // The old one goes on to listen, and its connection is pooled.
+    name("127.0.0.3 tsdb.test\n");
+    wait_until(|| check(&caller.get(QUERY), 200).complete && !new.requests().is_empty());
+    let before = old.requests().len();
+    name("127.0.0.3 other.test\n");
+    for _ in 0..5 {
+        check(&caller.get(QUERY), 200);
+    }
+    assert_eq!(old.requests().len(), before);
 }
 
 // Reloads.

@@ -244,6 +244,17 @@ impl Installation {
         Self::served(self.command_passing(sockets))
     }
 
+    /// Runs `serve` until it listens, with this file in place of `/etc/hosts`: in a mount namespace of its own.
+    #[track_caller]
+    pub fn serve_with_hosts(&self, hosts: &Path) -> Served {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c"]);
+        command.arg(r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#).arg("sh").arg(hosts);
+        command.arg(env!("CARGO_BIN_EXE_portcullis")).args(self.arguments("serve"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::served(command)
+    }
+
     /// The command that [`Installation::serve_passing`] runs.
     pub fn command_passing(&self, sockets: &[(&str, &dyn AsFd)]) -> Command {
         let mut program = vec![env!("CARGO_BIN_EXE_portcullis").to_owned()];
