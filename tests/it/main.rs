@@ -23,4 +23,5 @@ mod revocation;
 mod rewrites;
 mod spec;
 mod tls;
+mod upgrade;
 mod upstreams;
