@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -207,6 +207,11 @@ impl Streaming<'_> {
         self.response_fields.apply(response.headers_mut());
         // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
         *response.version_mut() = Version::HTTP_11;
+        let has_length = response.body().is_end_stream() || response.body().size_hint().exact().is_some();
+        if self.client_version == Version::HTTP_10 && !has_length {
+            // hyper would promise to keep the connection whose end is the body's.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response.map(|incoming| {
             Body::streamed(Streamed {
                 incoming,

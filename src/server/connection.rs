@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -221,6 +221,7 @@ impl<H: Handler> Service<H> {
         let exchange = Exchange::new(Arc::clone(&self.connection), ordinal, Arc::clone(&self.watch));
         let is_malformed = exchange.malformed().is_some();
         let asks_for_websocket = exchange.asks_for_websocket();
+        let version = request.version();
         let busy = Busy::new(Arc::clone(&self.watch));
         let handler = self.handler.clone();
         async move {
@@ -235,6 +236,10 @@ impl<H: Handler> Service<H> {
             let closes = is_malformed || busy.0.is_in_body_of(ordinal) || busy.0.is_leaving();
             if closes && !busy.0.is_switched() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            // hyper says `keep-alive` beside it in a response that is not of the client's own version.
+            if version == Version::HTTP_10 && response.headers().contains_key(CONNECTION) {
+                *response.version_mut() = version;
             }
             Ok(response.map(|body| Tracked { body, _busy: busy }))
         }

@@ -13,6 +13,7 @@ mod hostile;
 mod layout;
 mod lifecycle;
 mod limits;
+mod long_running;
 mod operations;
 mod presets;
 mod process;

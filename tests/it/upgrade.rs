@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::harness::{Caller, DEADLINE, Gate, Installation, Reply, Setup, Wire, check, check_problem};
+use crate::harness::{
+    Authority, Caller, DEADLINE, Gate, Installation, Reply, Setup, TlsClient, Wire, check, check_problem,
+};
 
 const LIVE: &str = "/live/tail";
 /// Of RFC 6455 §1.3.
@@ -375,6 +377,25 @@ fn a_real_websocket_client_talks_to_a_real_server_and_is_cut_with_its_key() {
     assert!(socket.read().is_err(), "no close frame, no message: it is cut");
     println!("cut: {:?}", begun.elapsed());
     assert!(begun.elapsed() < CUT_TIME_MAX, "cut after {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_tunnel_over_tls_passes_each_word_at_once_and_is_cut_with_its_key() {
+    let authority = Authority::new("Test CA");
+    let certificate = authority.server("gate", &["gate.test"]);
+    let client = TlsClient::trusting(&authority);
+    let gate = Gate::with(|setup| live(setup).tls(&certificate, &client));
+    gate.upstream().reply_on(LIVE, Reply::bytes(SWITCHED).echo_raw());
+    let reader = gate.key(&["monitor:read"]);
+    let mut wire = client.connect(gate.public(), "gate.test");
+    wire.send(reader.render("GET", LIVE, &HANDSHAKE, b"")).send("early");
+    check(&wire.read_head(), 101);
+    assert_eq!(wire.read_exactly(5), b"early");
+    check_is_echoed(&mut wire, "hello");
+    check_is_echoed(&mut wire, &"x".repeat(100_000));
+    check(&gate.root().delete(reader.id()), 204);
+    check_cut(&gate, &mut wire);
+    assert!(wire.was_reset(), "a cut is no orderly end");
 }
 
 // How it ends.
