@@ -5,8 +5,9 @@
 //! A request comes in on the public listener, on one of several worker threads (`server`). A guard checks its framing
 //! byte by byte before hyper parses it (`http::framing`). `proxy` then reads it top to bottom: path and route
 //! (`route`), the key it carries (`credential`), who holds that key (`keyring`), whether the scopes do (`policy`) and
-//! the limits allow (`limit`), and forwards it (`upstream`), streaming both ways. Calls of the key API (`admin`) take
-//! the same way in and end on the control runtime, where the store's writer, metrics and health (`ops`) live too.
+//! the limits allow (`limit`), and forwards it (`upstream`), streaming both ways while the key still admits it. Calls of
+//! the key API (`admin`) take the same way in and end on the control runtime, where the store's writer, metrics and
+//! health (`ops`) live too.
 //!
 //! # Code map, in reading order
 //!
@@ -42,7 +43,8 @@
 //! 1. What is matched is what is forwarded: an ambiguous target is refused, never repaired.
 //! 2. Nothing is forwarded without a [`policy::Permit`]; no key is made or changed without a [`policy::Grant`].
 //! 3. A key's text exists on the way in and once on the way out; no log, metric, error, store or upstream sees it.
-//! 4. Once a deletion is answered, the key admits nothing: not from the cache, not by a look-up that began before.
+//! 4. Once a deletion is answered, the key admits nothing: not from the cache, not by a look-up that began before. What
+//!    runs under it ends within a second.
 //! 5. A change is answered after it is on disk, and seen by nobody before.
 //! 6. No request waits for a `last_used` write, a metric, a log line or another key's look-up.
 //! 7. A fault of ours is 5xx, never 401 or 403.

@@ -35,6 +35,9 @@ pub(super) fn limits(route: &RouteSettings) -> String {
     if route.limit_status == LimitStatus::ServiceUnavailable {
         limits.push("503 beyond a rate".to_owned());
     }
+    if route.upgrade {
+        limits.push("upgrades".to_owned());
+    }
     limits.join(", ")
 }
 

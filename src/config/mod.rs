@@ -248,10 +248,10 @@ fn read_upstreams(
         };
         let hosts = read_hosts(&mut upstream);
         let rewrite = Rewrite::read(&mut upstream, Rewrite::default());
-        if let Some(routes) = upstream.node("routes") {
-            reader.read(&routes, upstreams.len(), &hosts, rewrite);
-        }
         let settings = upstream::Settings::fields(&mut upstream);
+        if let Some(routes) = upstream.node("routes") {
+            reader.read(&routes, upstreams.len(), &hosts, rewrite, &settings);
+        }
         upstream.finish();
         // An upstream without a URL is a problem already: the place is kept so that the routes' numbers stay right.
         let urls = urls.unwrap_or_else(Urls::unknown);

@@ -9,6 +9,7 @@ use crate::policy::Requirement;
 use crate::proxy::{self, CredentialSegment, HostName, Rewrite, RouteSettings};
 use crate::route::{ConflictKind, Host, Pattern, Table};
 use crate::settings::{Entry, Node, Section, Value, nearest};
+use crate::upstream;
 
 use super::RouteConfig;
 
@@ -40,8 +41,15 @@ impl<'c> Reader<'c> {
         Self { scopes, requests, sources, admin, lines: Vec::new(), rewrite: Rewrite::default(), spans: Vec::new() }
     }
 
-    /// Reads the routes of upstream number `upstream`, of which `hosts` and `rewrite` are the defaults.
-    pub(super) fn read(&mut self, node: &Node<'_>, upstream: usize, hosts: &[Host], rewrite: Rewrite) {
+    /// Reads the routes of upstream number `upstream`, of which `hosts`, `rewrite` and `options` are the defaults.
+    pub(super) fn read(
+        &mut self,
+        node: &Node<'_>,
+        upstream: usize,
+        hosts: &[Host],
+        rewrite: Rewrite,
+        options: &upstream::Settings,
+    ) {
         self.rewrite = rewrite;
         for entry in node.entries().unwrap_or_default() {
             let pattern = match Pattern::parse(&entry.name) {
@@ -52,9 +60,10 @@ impl<'c> Reader<'c> {
                 }
             };
             self.check_reach(&entry, &pattern);
-            let Some(settings) = self.settings(&entry.node) else { continue };
+            let Some(settings) = self.settings(&entry.node, options) else { continue };
             check_credential(&entry, &pattern, &settings);
             check_sources(&entry, &pattern, &settings);
+            check_upgrade(&entry, &pattern, &settings);
             for problem in settings.rewrite.problems(&pattern, &settings.requirement) {
                 entry.node.problem_at(entry.name_span.clone(), format!("route \"{}\": {problem}", entry.name));
             }
@@ -108,25 +117,26 @@ impl<'c> Reader<'c> {
         }
     }
 
-    fn settings(&self, node: &Node<'_>) -> Option<RouteSettings> {
+    fn settings(&self, node: &Node<'_>, upstream: &upstream::Settings) -> Option<RouteSettings> {
         if node.value().is_array() {
             return node.problem(
                 "a bare list does not say whether one or all are needed; write { any = [...] } or { all = [...] }",
             );
         }
         if !node.value().is_table() {
-            return Some(self.plain(self.requirement(node)?));
+            return Some(self.plain(self.requirement(node)?, upstream));
         }
         let mut section = node.section()?;
         let requirement = self.table_requirement(node, &mut section);
-        let settings = self.plain(requirement.clone().unwrap_or(Requirement::Nobody)).read_options(&mut section);
+        let settings =
+            self.plain(requirement.clone().unwrap_or(Requirement::Nobody), upstream).read_options(&mut section);
         check_burst(&mut section);
         section.finish();
         requirement.map(|_| settings)
     }
 
-    fn plain(&self, requirement: Requirement) -> RouteSettings {
-        RouteSettings::plain(requirement, self.requests, self.sources, &self.rewrite)
+    fn plain(&self, requirement: Requirement, upstream: &upstream::Settings) -> RouteSettings {
+        RouteSettings::plain(requirement, self.requests, self.sources, &self.rewrite, upstream)
     }
 
     fn table_requirement(&self, node: &Node<'_>, section: &mut Section<'_>) -> Option<Requirement> {
@@ -200,6 +210,14 @@ fn check_sources(entry: &Entry<'_>, pattern: &Pattern, settings: &RouteSettings)
         if let Some(option) = section.node(name).filter(|option| !option.is_off()) {
             option.problem::<()>(format!("route \"{}\": {name} has no effect, {reason}; leave it out", entry.name));
         }
+    }
+}
+
+/// RFC 6455 §4.1: a WebSocket begins with a GET.
+fn check_upgrade(entry: &Entry<'_>, pattern: &Pattern, settings: &RouteSettings) {
+    if settings.upgrade && !pattern.takes("GET") {
+        let message = format!("route \"{}\": upgrade has no effect without GET; add it or leave it out", entry.name);
+        entry.node.problem_at(entry.name_span.clone(), message);
     }
 }
 

@@ -11,6 +11,7 @@ use http::header::{
 };
 use ipnet::IpNet;
 
+use super::framing::DISARMED;
 use crate::credential::Source;
 use crate::keyring::Identity;
 use crate::settings::settings;
@@ -177,7 +178,7 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
-    )
+    ) || name == DISARMED
 }
 
 /// Fields that make some back ends take another method or path than those that were matched, or (`Proxy`, read as

@@ -27,8 +27,10 @@ pub struct Access<'a> {
     pub key: Option<KeyId>,
     /// Of the client's certificate; `None` when it has shown none.
     pub tls_subject: Option<&'a str>,
-    /// Of the response's body.
+    /// Of the response's body, or to the client of a tunnel.
     pub bytes: u64,
+    /// From the client of a tunnel; `None` for what was none.
+    pub received: Option<u64>,
     /// Whether the client was sent the response to its end.
     pub complete: bool,
     /// Why the request was ended while it ran; `None`: it was not.
@@ -55,6 +57,7 @@ impl Access<'_> {
             key.id = self.key.map(display),
             tls_subject = tls_subject.as_deref(),
             bytes = self.bytes,
+            received = self.received,
             gate_us = microseconds(self.in_gate),
             upstream_us = self.at_upstream.map(microseconds),
             "request"

@@ -75,6 +75,7 @@ fn access(method: &str) -> Access<'_> {
         key: Some(key()),
         tls_subject: None,
         bytes: 12,
+        received: None,
         complete: true,
         cut: None,
         in_gate: Duration::from_micros(34),

@@ -37,6 +37,8 @@ pub(super) struct Account {
     pub(super) client: IpAddr,
     pub(super) key: Option<KeyId>,
     pub(super) bytes: u64,
+    /// What a tunnel's client sent; `None`: the request became none.
+    pub(super) received: Option<u64>,
     /// Whether the response's body reached its end.
     pub(super) complete: bool,
     /// Whether bytes of the request's body may still arrive: the connection cannot be reused after a refusal.
@@ -76,6 +78,7 @@ impl Account {
             client: exchange.peer().ip().to_canonical(),
             key: None,
             bytes: 0,
+            received: None,
             complete: false,
             body_unread: !request.body().is_end_stream(),
             slot: None,
@@ -126,6 +129,7 @@ impl Account {
             key: self.key,
             tls_subject: line.tls.as_ref().and_then(|tls| tls.subject.as_deref()),
             bytes: self.bytes,
+            received: self.received,
             complete: self.complete,
             cut: self.run.as_ref().and_then(Run::lost).map(|lost| lost.cut()),
             in_gate,

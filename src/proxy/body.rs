@@ -21,6 +21,7 @@ use crate::settings::ByteSize;
 use crate::upstream::Lease;
 
 use super::account::Account;
+use super::tunnel::Opening;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,8 @@ pub struct Body {
 enum BodyKind {
     Local(Full<Bytes>),
     Streamed(Streamed),
+    /// No body: the connection goes on as a tunnel.
+    Tunnel(Opening),
 }
 
 /// A body that an upstream is still sending.
@@ -168,8 +171,8 @@ pub(super) struct Streamed {
     pub(super) incoming: Incoming,
     pub(super) lease: Option<Lease<RequestBody>>,
     pub(super) timer: Timer,
-    /// The longest wait between two pieces.
-    pub(super) body_timeout: Duration,
+    /// The longest wait between two pieces; `None`: as long as it takes.
+    pub(super) body_timeout: Option<Duration>,
     /// When the whole request must be over.
     pub(super) until: Option<Instant>,
     /// When the present wait for a piece ends.
@@ -192,11 +195,18 @@ impl Body {
         Self { kind: BodyKind::Streamed(streamed), account: None }
     }
 
-    pub(super) fn charged_to(mut self, mut account: Account) -> Self {
+    pub(super) fn tunnel(opening: Opening) -> Self {
+        Self { kind: BodyKind::Tunnel(opening), account: None }
+    }
+
+    pub(super) fn charged_to(self, mut account: Account) -> Self {
         account.answered = Some(Instant::now());
+        if let BodyKind::Tunnel(opening) = self.kind {
+            opening.charge_to(account);
+            return Self::local(Bytes::new());
+        }
         account.complete = self.is_end_stream();
-        self.account = Some(account);
-        self
+        Self { account: Some(account), ..self }
     }
 }
 
@@ -217,6 +227,7 @@ impl HttpBody for Body {
             BodyKind::Local(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             BodyKind::Streamed(streamed) if run.is_some_and(|run| run.poll_lost(cx).is_ready()) => streamed.revoke(),
             BodyKind::Streamed(streamed) => streamed.poll_frame(cx),
+            BodyKind::Tunnel(_) => Poll::Ready(None),
         };
         let ended = self.is_end_stream();
         if let (Poll::Ready(frame), Some(account)) = (&polled, &mut self.account) {
@@ -231,6 +242,7 @@ impl HttpBody for Body {
         match &self.kind {
             BodyKind::Local(full) => full.is_end_stream(),
             BodyKind::Streamed(streamed) => streamed.incoming.is_end_stream(),
+            BodyKind::Tunnel(_) => true,
         }
     }
 
@@ -238,6 +250,7 @@ impl HttpBody for Body {
         match &self.kind {
             BodyKind::Local(full) => full.size_hint(),
             BodyKind::Streamed(streamed) => streamed.incoming.size_hint(),
+            BodyKind::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }
@@ -289,10 +302,11 @@ impl Streamed {
     /// Waits for the next piece, up to the upstream's patience and the request's deadline.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let (body_timeout, until) = (self.body_timeout, self.until);
-        let at = *self.wait_until.get_or_insert_with(|| {
-            let idle = Instant::now() + body_timeout;
-            until.map_or(idle, |until| until.min(idle))
-        });
+        if self.wait_until.is_none() {
+            let idle = body_timeout.map(|timeout| Instant::now() + timeout);
+            self.wait_until = idle.into_iter().chain(until).min();
+        }
+        let Some(at) = self.wait_until else { return Poll::Pending };
         match self.timer.poll_bounded(at, cx, Poll::<()>::Pending) {
             Poll::Ready(_) => {
                 // The request's own deadline says nothing against the upstream.

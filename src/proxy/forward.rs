@@ -2,9 +2,9 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::header::{HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -16,13 +16,13 @@ use crate::metrics::UpstreamFailure;
 use crate::server::Exchange;
 use crate::upstream::{Blame, Lease, UpstreamError};
 
-use super::Door;
 use super::account::Account;
 use super::admit::Admitted;
 use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
 use super::gate::{Gate, Route};
 use super::rewrite::{self, ResponseFields};
 use super::running::Run;
+use super::{Door, tunnel};
 
 /// The request that goes with a permit.
 pub(super) struct Passage<'p> {
@@ -33,6 +33,9 @@ pub(super) struct Passage<'p> {
     /// The keyring's before the request's key was looked up.
     pub(super) epoch: u64,
 }
+
+/// How long an upstream's connection may take to be handed over after its 101: it is all here already.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Answer = (Response<Incoming>, Lease<RequestBody>);
 
@@ -55,6 +58,10 @@ impl Door {
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+        let upgrades = route.settings.upgrade && exchange.asks_for_websocket();
+        if upgrades {
+            tunnel::ask(&mut parts.headers);
+        }
         // RFC 9110 §2.5: each hop speaks its own version; what the client spoke says nothing about ours.
         let client_version = std::mem::replace(&mut parts.version, Version::HTTP_11);
         if admitted.permit.key().is_some() {
@@ -75,10 +82,13 @@ impl Door {
         route.upstream.metrics.answered(waited);
         account.body_unread = false;
         account.status = response.status().as_u16();
+        let streaming = Streaming { exchange, route, until, client_version, response_fields };
+        if upgrades && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return streaming.switch(response, lease).await;
+        }
         if let Some(run) = &account.run {
             run.sever_when_lost(exchange.timer());
         }
-        let streaming = Streaming { exchange, route, until, client_version, response_fields };
         streaming.pass_on(response, lease)
     }
 }
@@ -111,8 +121,10 @@ impl Wait<'_> {
         let mut sending = pin!(sending);
         let mut since = self.sent;
         loop {
-            let at = since + self.route.upstream.settings.response_timeout;
-            let at = self.until.map_or(at, |until| until.min(at));
+            let patience = self.route.settings.response_timeout.map(|timeout| since + timeout);
+            let Some(at) = patience.into_iter().chain(self.until).min() else {
+                return sending.await.map_err(|error| self.refusal(&error));
+            };
             match self.exchange.bounded(at, sending.as_mut()).await {
                 Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
                 Err(_) if self.until.is_some_and(|until| Instant::now() >= until) => {
@@ -177,6 +189,13 @@ struct Streaming<'s> {
 }
 
 impl Streaming<'_> {
+    async fn switch(self, response: Response<Incoming>, lease: Lease<RequestBody>) -> Result<Response<Body>, Refusal> {
+        let until = Instant::now() + SWITCH_TIMEOUT;
+        let mut answer = tunnel::open(response, lease, self.exchange, until).await?;
+        self.response_fields.apply(answer.headers_mut());
+        Ok(answer)
+    }
+
     fn pass_on(self, mut response: Response<Incoming>, lease: Lease<RequestBody>) -> Result<Response<Body>, Refusal> {
         let upstream = &self.route.upstream;
         // No request of ours asks for another protocol, so an upstream that switches to one has lost its way.
@@ -188,12 +207,17 @@ impl Streaming<'_> {
         self.response_fields.apply(response.headers_mut());
         // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
         *response.version_mut() = Version::HTTP_11;
+        let has_length = response.body().is_end_stream() || response.body().size_hint().exact().is_some();
+        if self.client_version == Version::HTTP_10 && !has_length {
+            // hyper would promise to keep the connection whose end is the body's.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response.map(|incoming| {
             Body::streamed(Streamed {
                 incoming,
                 lease: Some(lease),
                 timer: self.exchange.timer().clone(),
-                body_timeout: upstream.settings.body_timeout,
+                body_timeout: self.route.settings.body_timeout,
                 until: self.until,
                 wait_until: None,
                 // The end of the connection may be all that tells an HTTP/1.0 client of the body's end.

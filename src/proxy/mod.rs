@@ -13,6 +13,7 @@ mod rewrite;
 mod running;
 mod settings;
 mod target;
+mod tunnel;
 
 use std::net::IpAddr;
 use std::sync::Arc;

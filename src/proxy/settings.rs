@@ -9,6 +9,7 @@ use crate::credential::Source;
 use crate::policy::Requirement;
 use crate::route::Host;
 use crate::settings::{ByteSize, Node, Rate, Section, Value, settings};
+use crate::upstream;
 
 use super::rewrite::Rewrite;
 
@@ -113,7 +114,13 @@ impl Value for ParameterName {
 pub struct RouteSettings {
     pub requirement: Requirement,
     pub timeout: Option<Duration>,
+    /// The wait for the response's head; `None`: as long as the request may take.
+    pub response_timeout: Option<Duration>,
+    /// The wait between two pieces of the response's body; `None`: as long as the request may take.
+    pub body_timeout: Option<Duration>,
     pub max_body: Option<ByteSize>,
+    /// Whether a client may go on with a WebSocket.
+    pub upgrade: bool,
     /// One bucket for all requests of the route, whoever sends them.
     pub rate: Option<Rate>,
     pub burst: Option<NonZeroU32>,
@@ -127,14 +134,22 @@ pub struct RouteSettings {
 }
 
 impl RouteSettings {
-    /// A route that takes everything from the general options.
-    /// `rewrite` is the upstream's.
-    pub fn plain(requirement: Requirement, requests: &Settings, sources: &[Source], rewrite: &Rewrite) -> Self {
+    /// A route that takes everything from the general options and its upstream's, of which `rewrite` are some.
+    pub fn plain(
+        requirement: Requirement,
+        requests: &Settings,
+        sources: &[Source],
+        rewrite: &Rewrite,
+        upstream: &upstream::Settings,
+    ) -> Self {
         Self {
             rewrite: rewrite.inherited_by(&requirement),
             requirement,
             timeout: requests.timeout,
+            response_timeout: Some(upstream.response_timeout),
+            body_timeout: Some(upstream.body_timeout),
             max_body: requests.max_body,
+            upgrade: false,
             rate: None,
             burst: None,
             limit_status: requests.limit_status,
@@ -151,7 +166,10 @@ impl RouteSettings {
         Self {
             requirement: self.requirement,
             timeout: section.option("timeout", || self.timeout),
+            response_timeout: section.option("response_timeout", || self.response_timeout),
+            body_timeout: section.option("body_timeout", || self.body_timeout),
             max_body: section.option("max_body", || self.max_body),
+            upgrade: section.option("upgrade", || self.upgrade),
             rate: section.option("rate", || self.rate),
             burst: section.option("burst", || self.burst),
             limit_status: section.option("limit_status", || self.limit_status),

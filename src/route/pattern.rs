@@ -145,6 +145,14 @@ impl Pattern {
         }
     }
 
+    /// Whether requests of this method can match.
+    pub fn takes(&self, method: &str) -> bool {
+        match &self.methods {
+            Methods::Any => true,
+            Methods::Listed(methods) => methods.iter().any(|listed| **listed == *method),
+        }
+    }
+
     /// Whether every path that this covers is `prefix` or below it.
     pub fn is_within(&self, prefix: &str) -> bool {
         let prefix = prefix.trim_matches('/');

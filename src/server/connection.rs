@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -23,6 +23,7 @@ use super::drain::Draining;
 use super::exchange::{ConnectionInfo, Exchange, Handler};
 use super::guard::Guarded;
 use super::settings::Client;
+use super::tunnel::{Switched, Tunnel};
 use super::watch::{Moment, Phase, Watch};
 
 /// hyper, set up once for all connections of a listener.
@@ -57,7 +58,7 @@ pub(super) async fn serve_connection<S, H>(
     draining: &Draining,
 ) -> hyper::Result<()>
 where
-    S: AsyncRead + AsyncWrite + AsFd + Unpin,
+    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin,
     H: Handler,
 {
     let watch = Arc::new(Watch::new(Instant::now()));
@@ -65,7 +66,7 @@ where
     let service =
         Service { handler, connection: Arc::new(info), watch: Arc::clone(&watch), ordinal: AtomicU64::new(0) };
     let service = service_fn(move |request| service.call(request));
-    let mut connection = pin!(protocol.serve_connection(guarded, service));
+    let mut connection = protocol.serve_connection(guarded, service);
     let mut alarm = pin!(tokio::time::sleep(client.first_byte_timeout));
     let mut silence = Silence::new(client);
     let mut accepting_ended = pin!(draining.accepting_ended());
@@ -81,7 +82,7 @@ where
         loop {
             // Whoever still waits in the handler or in a response body says so again when it is polled.
             watch.clear(Phase::Request);
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(result);
             }
             // Here only while the client takes nothing: hyper polls no response body then.
@@ -92,11 +93,39 @@ where
             ready!(poll_alarm(alarm.as_mut(), cx, &watch, silence_ends));
             if silence_ends.is_some_and(|deadline| watch.has_expired(deadline)) {
                 // Nothing is in flight, so this closes at once.
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
         }
     })
-    .await
+    .await?;
+    if let Some(tunnel) = watch.take_tunnel() {
+        let guarded = connection.into_parts().io.into_inner();
+        run_tunnel(tunnel, Switched::new(guarded, client.tunnel_idle_timeout), &watch, alarm).await;
+    }
+    Ok(())
+}
+
+/// Runs until the tunnel ends or nothing has moved for too long. A drain leaves it alone until it times out.
+async fn run_tunnel<S>(mut tunnel: Box<dyn Tunnel>, mut client: Switched<S>, watch: &Watch, mut alarm: Pin<&mut Sleep>)
+where
+    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin,
+{
+    watch.clear(Phase::Read);
+    watch.clear(Phase::Write);
+    std::future::poll_fn(|cx| {
+        loop {
+            watch.clear(Phase::Request);
+            if tunnel.poll(&mut client, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let idle_ends = client.idle_deadline(watch);
+            if watch.has_expired(idle_ends) {
+                return Poll::Ready(());
+            }
+            ready!(poll_alarm(alarm.as_mut(), cx, watch, Some(idle_ends)));
+        }
+    })
+    .await;
 }
 
 /// Ready when a deadline has expired. The timer is only moved to an earlier time: one that comes too early is set again,
@@ -189,20 +218,40 @@ impl<H: Handler> Service<H> {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Tracked<H::Body>>, Infallible>> + use<H> {
         let ordinal = self.ordinal.fetch_add(1, Ordering::Relaxed) + 1;
-        let malformed = self.watch.refusal_of(ordinal);
-        let exchange = Exchange::new(Arc::clone(&self.connection), malformed, Arc::clone(&self.watch));
+        let exchange = Exchange::new(Arc::clone(&self.connection), ordinal, Arc::clone(&self.watch));
+        let is_malformed = exchange.malformed().is_some();
+        let asks_for_websocket = exchange.asks_for_websocket();
+        let version = request.version();
         let busy = Busy::new(Arc::clone(&self.watch));
         let handler = self.handler.clone();
         async move {
             let mut response = handler.handle(request, exchange).await;
+            if asks_for_websocket {
+                busy.0.decide();
+                // The guard may have stopped reading until now.
+                wake_self().await;
+            }
             // Said, not only done: a client that is told so sends its next request elsewhere. And hyper finds out that a
             // body was left unread only after it has written the head.
-            if malformed.is_some() || busy.0.is_in_body_of(ordinal) || busy.0.is_leaving() {
+            let closes = is_malformed || busy.0.is_in_body_of(ordinal) || busy.0.is_leaving();
+            if closes && !busy.0.is_switched() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            // hyper says `keep-alive` beside it in a response that is not of the client's own version.
+            if version == Version::HTTP_10 && response.headers().contains_key(CONNECTION) {
+                *response.version_mut() = version;
             }
             Ok(response.map(|body| Tracked { body, _busy: busy }))
         }
     }
+}
+
+async fn wake_self() {
+    std::future::poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Marks the connection as busy while it lives.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+use super::tunnel::Tunnel;
 use super::watch::{Phase, Watch};
 use crate::http::framing::Malformed;
 use crate::tls::TlsPeer;
@@ -48,12 +49,15 @@ pub struct ConnectionInfo {
 pub struct Exchange {
     connection: Arc<ConnectionInfo>,
     malformed: Option<Malformed>,
+    asks_for_websocket: bool,
     timer: Timer,
 }
 
 impl Exchange {
-    pub(super) fn new(connection: Arc<ConnectionInfo>, malformed: Option<Malformed>, watch: Arc<Watch>) -> Self {
-        Self { connection, malformed, timer: Timer(watch) }
+    /// For request number `ordinal` of the connection that `watch` is for.
+    pub(super) fn new(connection: Arc<ConnectionInfo>, ordinal: u64, watch: Arc<Watch>) -> Self {
+        let (malformed, asks_for_websocket) = (watch.refusal_of(ordinal), watch.asks_for_websocket(ordinal));
+        Self { connection, malformed, asks_for_websocket, timer: Timer(watch) }
     }
 
     pub fn connection(&self) -> &ConnectionInfo {
@@ -73,6 +77,17 @@ impl Exchange {
 
     pub fn timer(&self) -> &Timer {
         &self.timer
+    }
+
+    /// Whether the client wants to go on with a WebSocket, and may be answered with 101: its `Upgrade` field is not among
+    /// those that a handler sees.
+    pub fn asks_for_websocket(&self) -> bool {
+        self.asks_for_websocket
+    }
+
+    /// Gives the connection to `tunnel`, once the response with status 101 is written that is to follow.
+    pub fn switch_to(&self, tunnel: Box<dyn Tunnel>) {
+        self.timer.0.switch_to(tunnel);
     }
 
     /// See [`Timer::bounded`].

@@ -1,7 +1,8 @@
 //! The client's socket as hyper sees it: only valid requests, and each wait with its deadline.
 //!
 //! What is invalid never reaches hyper: it gets a stand-in request in its place, so that the handler answers in order
-//! behind earlier pipelined requests. Nothing is read after that.
+//! behind earlier pipelined requests. Nothing is read after that. What follows a request that asks for a WebSocket is held
+//! back until the answer says whether it is the next request or goes elsewhere.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::settings::Client;
 use super::watch::{Moment, Phase, Watch};
-use crate::http::framing::{Malformed, Requests, Sieve, Stop};
+use crate::http::framing::{Malformed, Requests, Rules, Sieve, Stop};
 
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\n\r\n";
 
@@ -60,6 +62,16 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
         }
     }
 
+    /// For whoever goes on with the connection in another protocol.
+    pub(super) fn socket(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
+    /// What was read from the socket and hyper has not got.
+    pub(super) fn take_held(&mut self) -> BytesMut {
+        self.sieve.take_held()
+    }
+
     fn refuse(&mut self, malformed: Malformed) {
         let ordinal = self.sieve.rules().heads() + 1;
         self.watch.refuse(ordinal, malformed);
@@ -83,6 +95,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
         self.read_deadline = None;
         self.watch.clear(Phase::Read);
         self.tell_position();
+        if self.sieve.rules().is_undecided() {
+            self.watch.set_undecided(self.sieve.rules().heads());
+        }
     }
 
     fn tell_position(&self) {
@@ -96,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
         self.tell_position();
         let (timeout, malformed) = if self.sieve.rules().is_in_body() {
             (self.body_timeout, Malformed::BodyTimeout)
-        } else if self.sieve.is_holding() {
+        } else if self.sieve.is_holding() && !self.sieve.rules().is_undecided() {
             (self.header_timeout, Malformed::HeadTimeout)
         } else {
             // Silence between requests is the connection's to bound: only it knows whether a response is due.
@@ -156,6 +171,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.watch.is_switched() {
+            return Poll::Pending;
+        }
+        if this.sieve.rules().is_undecided() && !this.watch.is_undecided() {
+            this.sieve.decide();
+        }
         loop {
             if let Some(rest) = &mut this.stand_in {
                 return Self::give_stand_in(rest, buf);
@@ -213,6 +234,10 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper is done with the connection, and somebody else is not.
+        if this.watch.is_switched() {
+            return Poll::Ready(Ok(()));
+        }
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
@@ -223,6 +248,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
 impl<S: AsFd> Drop for Guarded<S> {
     /// hyper lets go of a connection without shutting it down when a response body fails.
     fn drop(&mut self) {
+        // One that was never begun: it may hold what holds the watch.
+        drop(self.watch.take_tunnel());
         if self.watch.is_cut() {
             // Closing then sends a reset. When it cannot be asked for there is nothing else to try.
             let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));

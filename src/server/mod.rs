@@ -18,6 +18,7 @@ mod serve;
 mod settings;
 mod slots;
 mod stream;
+mod tunnel;
 mod watch;
 mod workers;
 
@@ -30,6 +31,7 @@ pub use listener::{BindError, Listener, Listeners};
 pub use serve::{Context, serve};
 pub use settings::{Client, Listen, Shutdown, WorkerCount};
 pub use slots::Slots;
+pub use tunnel::{ClientSocket, Tunnel};
 pub use workers::{Workers, run_workers};
 
 pub use crate::tls::TlsPeer;

@@ -39,6 +39,8 @@ settings! {
         pub body_timeout: Duration = Duration::from_secs(30),
         /// How long a client may take nothing of a response that is ready.
         pub write_timeout: Duration = Duration::from_secs(30),
+        /// Silence allowed in both directions of an upgraded connection (WebSocket).
+        pub tunnel_idle_timeout: Duration = Duration::from_secs(300),
         /// Request line and header fields together.
         pub header_bytes_max: ByteSize = ByteSize::kib(32),
         /// Header fields of a request; 1,000 at most.

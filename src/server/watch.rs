@@ -4,10 +4,12 @@
 //! from elsewhere, and rarely). Times are whole
 //! milliseconds since the connection was accepted; deadlines are rounded up and the present down, so that none is early.
 
-use std::sync::OnceLock;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::tunnel::Tunnel;
 use crate::http::framing::Malformed;
 
 /// A moment of one connection.
@@ -48,6 +50,22 @@ pub(super) struct Watch {
     is_leaving: AtomicBool,
     /// The number of the request that stands in for a malformed one, from 1, and why.
     refusal: OnceLock<(u64, Malformed)>,
+    /// The number of the request that asks for a WebSocket and has no answer yet; 0: none does.
+    undecided: AtomicU64,
+    switch: Switch,
+}
+
+/// What goes on once the connection has switched protocols.
+#[derive(Default)]
+struct Switch {
+    is_made: AtomicBool,
+    tunnel: Mutex<Option<Box<dyn Tunnel>>>,
+}
+
+impl fmt::Debug for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switch").field("is_made", &self.is_made).finish_non_exhaustive()
+    }
 }
 
 impl Watch {
@@ -64,6 +82,8 @@ impl Watch {
             is_severed: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             refusal: OnceLock::new(),
+            undecided: AtomicU64::new(0),
+            switch: Switch::default(),
         }
     }
 
@@ -169,5 +189,41 @@ impl Watch {
 
     pub(super) fn refusal_of(&self, ordinal: u64) -> Option<Malformed> {
         self.refusal.get().filter(|(refused, _)| *refused == ordinal).map(|(_, malformed)| *malformed)
+    }
+
+    /// Nothing is read beyond request `ordinal` until it is answered.
+    pub(super) fn set_undecided(&self, ordinal: u64) {
+        self.undecided.store(ordinal, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_undecided(&self) -> bool {
+        self.undecided.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn asks_for_websocket(&self, ordinal: u64) -> bool {
+        self.undecided.load(Ordering::Relaxed) == ordinal
+    }
+
+    /// The response to the request that is undecided was made: it either switches protocols or does not.
+    pub(super) fn decide(&self) {
+        self.undecided.store(0, Ordering::Relaxed);
+    }
+
+    /// The connection belongs to `tunnel` once the response is written.
+    pub(super) fn switch_to(&self, tunnel: Box<dyn Tunnel>) {
+        self.switch.is_made.store(true, Ordering::Relaxed);
+        *self.tunnel() = Some(tunnel);
+    }
+
+    pub(super) fn is_switched(&self) -> bool {
+        self.switch.is_made.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<Box<dyn Tunnel>> {
+        self.tunnel().take()
+    }
+
+    fn tunnel(&self) -> MutexGuard<'_, Option<Box<dyn Tunnel>>> {
+        self.switch.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,6 @@
 //! One connection to a target: how it is made, and one exchange over it.
 
+use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -56,7 +57,7 @@ where
     let (sender, driver) = builder.handshake(TokioIo::new(guarded)).await.map_err(UpstreamError::Reset)?;
     let driving = tokio::spawn(async move {
         // Whoever waits for a response on this connection is told the error; there is nobody else to tell.
-        let _ = driver.await;
+        let _ = driver.with_upgrades().await;
     });
     Ok(Connection { sender, state, slot, origin, _driver: Driver(driving.abort_handle()) })
 }
@@ -81,6 +82,9 @@ impl<B: Body + 'static> Connection<B> {
     /// Sends a request and waits for the head of its response.
     pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, Failure<B>> {
         self.state.announce(request.method());
+        if request.headers().contains_key(UPGRADE) {
+            self.state.announce_upgrade();
+        }
         self.sender.try_send_request(request).await.map_err(|mut failure| {
             let unsent = failure.take_message();
             Failure { error: classify(failure.into_error(), &self.state), unsent }

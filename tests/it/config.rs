@@ -547,3 +547,9 @@ fn a_host_that_no_request_can_have_is_refused_in_a_line() {
         "route \"GET b.test,c.test/x\" claims GET requests that \"GET a.test,b.test/x\" in line 8 has; keep one",
     );
 }
+
+#[test]
+fn an_upgrade_that_nothing_would_begin_is_refused() {
+    let line = r#""POST /p/x" = { require = "authenticated", upgrade = true }"#;
+    refuse_route(line, "upgrade has no effect without GET");
+}

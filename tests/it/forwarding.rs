@@ -480,7 +480,103 @@ fn expect_of_a_refused_request_gets_no_go_ahead() {
     wire.check_closed();
 }
 
+#[test]
+fn expect_of_a_request_that_goes_nowhere_gets_no_go_ahead() {
+    let expecting = "Expect: 100-continue\r\n";
+    let gate = Gate::with(|setup| setup.option("requests", r#"max_body = "10B""#));
+    let large = format!("POST /api/v1/write\r\nContent-Length: 11\r\n{expecting}");
+    check_problem(&open(&gate, &gate.telemetry_key(), &large).read_response(), 413, "body_too_large");
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let nowhere = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let gate = Gate::with(|setup| setup.upstream_url(&nowhere));
+    let small = format!("POST /api/v1/write\r\nContent-Length: 5\r\n{expecting}");
+    let answer = open(&gate, &gate.telemetry_key(), &small).read_response();
+    check_problem(&answer, 502, "upstream_unreachable");
+}
+
+#[test]
+fn an_answer_in_place_of_the_go_ahead_is_passed_on_and_the_connection_closed() {
+    let gate = Gate::start();
+    gate.upstream().reply(Reply::bytes("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").before_body());
+    let key = gate.telemetry_key();
+    let mut wire = open(&gate, &key, "POST /api/v1/write\r\nContent-Length: 5\r\nExpect: 100-continue\r\n");
+    let mut answer = wire.read_response();
+    if answer.status == 100 {
+        answer = wire.read_response();
+    }
+    assert_eq!(check(&answer, 403).text(), "no");
+    assert!(answer.says_close(), "the body that was not sent is no request: {answer:?}");
+}
+
+#[test]
+fn chunk_extensions_end_here_in_both_directions() {
+    let gate = Gate::start();
+    let key = gate.telemetry_key();
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;ext=1\r\nok\r\n0;last\r\n\r\n";
+    gate.upstream().answer_with(response);
+    let mut wire = open(&gate, &key, "POST /api/v1/write\r\nTransfer-Encoding: chunked\r\n");
+    wire.send("5;a=b;c=\"d\"\r\nhello\r\n0;e\r\n\r\n");
+    let answer = wire.read_response();
+    assert_eq!(check(&answer, 200).text(), "ok");
+    assert!(!String::from_utf8_lossy(&answer.raw).contains(';'), "{answer:?}");
+    let request = only_request(&gate);
+    assert_eq!(request.body, b"hello");
+    assert!(!request.text().contains("a=b") && !request.text().contains(";e"), "{request:?}");
+}
+
 // Connections.
+
+#[test]
+fn an_http_1_0_client_may_keep_its_connection_where_the_length_is_known() {
+    let gate = Gate::start();
+    let reader = gate.key(&["monitor:read"]);
+    let request =
+        |keep: &str| format!("GET {QUERY} HTTP/1.0\r\n{keep}Authorization: {}\r\n\r\n", reader.authorization());
+    let mut wire = gate.raw();
+    for _ in 0..2 {
+        gate.upstream().answer_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        wire.send(request("Connection: keep-alive\r\n"));
+        let answer = wire.read_response();
+        assert_eq!(check(&answer, 200).text(), "ok");
+        assert!(answer.raw.starts_with(b"HTTP/1.0 "), "{answer:?}");
+        assert!(
+            answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("keep-alive")),
+            "{answer:?}"
+        );
+    }
+    gate.upstream().answer_with("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+    wire.send(request("Connection: keep-alive\r\n"));
+    let raw = String::from_utf8(wire.read_to_end()).expect("UTF-8");
+    assert!(raw.ends_with("\r\n\r\nok") && !raw.to_ascii_lowercase().contains("keep-alive"), "{raw}");
+    assert!(!wire.was_reset());
+    let mut wire = gate.raw();
+    wire.send("GET //x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = wire.read_response();
+    assert_eq!(check(&answer, 400).header_values("connection"), ["close"]);
+    wire.check_closed();
+}
+
+#[test]
+fn an_http_1_0_client_that_says_nothing_of_its_connection_has_it_closed() {
+    let gate = Gate::start();
+    let mut wire = gate.raw();
+    wire.send("GET /public/x HTTP/1.0\r\n\r\n");
+    check(&wire.read_response(), 200);
+    wire.check_closed();
+}
+
+#[test]
+fn an_http_1_0_client_gets_no_interim_response() {
+    let gate = Gate::start();
+    let key = gate.telemetry_key();
+    gate.upstream().answer_with("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let mut wire = gate.raw();
+    let head = format!("Authorization: {}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n", key.authorization());
+    wire.send(format!("POST /api/v1/write HTTP/1.0\r\n{head}\r\nhello"));
+    assert_eq!(check(&wire.read_response(), 200).text(), "ok");
+}
 
 #[test]
 fn connections_are_kept_alive_on_both_sides() {
@@ -593,10 +689,17 @@ fn head_204_and_304_pass_without_a_body_and_leave_the_connection_clean() {
     gate.upstream().answer_with("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
     let head = kept.head(QUERY);
     assert_eq!(check(&head, 200).header("content-length"), Some("1000"));
+    gate.upstream().answer_with("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let head = kept.head(QUERY);
+    assert_eq!((check(&head, 200).header("content-length"), head.body.len()), (None, 0));
     gate.upstream().answer_with("HTTP/1.1 204 No Content\r\n\r\n");
     check(&kept.get(QUERY), 204);
+    gate.upstream().answer_with("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(check(&kept.get(QUERY), 204).header("content-length"), None, "RFC 9110 §8.6");
     gate.upstream().answer_with("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 7\r\n\r\n");
-    assert_eq!(check(&kept.get(QUERY), 304).header("etag"), Some("\"x\""));
+    let unchanged = kept.get(QUERY);
+    assert_eq!(check(&unchanged, 304).header("etag"), Some("\"x\""));
+    assert!(matches!(unchanged.header("content-length"), None | Some("7")), "{unchanged:?}");
     check(&kept.get(QUERY), 200);
     assert_eq!(gate.upstream().connections(), 1);
 }

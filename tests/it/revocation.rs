@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Caller, DEADLINE, Gate, Installation, Reply, Wire, check, check_problem};
+use crate::harness::{Authority, Caller, DEADLINE, Gate, Installation, Reply, TlsClient, Wire, check, check_problem};
 
 const QUERY: &str = "/api/v1/query";
 const CUT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -140,6 +140,22 @@ fn a_cut_reaches_an_http_1_0_client_as_a_reset() {
     check(&gate.root().delete(reader.id()), 204);
     check_cut(&gate, &mut wire);
     assert!(wire.was_reset(), "an orderly end would look complete");
+}
+
+#[test]
+fn an_event_stream_over_tls_is_cut_without_an_orderly_end() {
+    let authority = Authority::new("Test CA");
+    let certificate = authority.server("gate", &["gate.test"]);
+    let client = TlsClient::trusting(&authority);
+    let gate = Gate::with(|setup| setup.tls(&certificate, &client));
+    let reader = gate.key(&["monitor:read"]);
+    gate.upstream().reply(Reply::bytes(STREAM).then(EVENT).hold());
+    let mut wire = client.connect(gate.public(), "gate.test");
+    wire.send(reader.render("GET", QUERY, &[], b""));
+    wire.read_until(EVENT.as_bytes());
+    check(&gate.root().delete(reader.id()), 204);
+    check_cut(&gate, &mut wire);
+    assert!(wire.was_reset(), "a cut is no orderly end");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod malformed;
 mod request;
 mod response;
 mod sieve;
+mod upgrade;
 mod upstream;
 
 #[cfg(test)]
@@ -23,7 +24,7 @@ mod tests;
 
 pub use malformed::Malformed;
 pub(crate) use request::check_head;
-pub use request::{RequestLimits, Requests};
+pub use request::{DISARMED, RequestLimits, Requests};
 pub use response::{BadResponse, ResponseLimits};
 pub use sieve::{Progress, Rules, Sieve, Stop};
 pub use upstream::{GuardedUpstream, UpstreamState};

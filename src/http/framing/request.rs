@@ -5,6 +5,7 @@
 use super::chunked::Chunked;
 use super::field::{Line, line, token_len};
 use super::lengths::{Lengths, Version};
+use super::upgrade::{UPGRADE, Upgrade};
 use super::{Body, Malformed, Progress, Rules, host};
 
 const METHOD_BYTES_MAX: usize = 32;
@@ -32,6 +33,9 @@ enum State {
     Chunked(Chunked),
     Head(Head),
     Sized(u64),
+    /// After a head that asks for a WebSocket: what follows is another request or belongs to nobody here, and only the
+    /// answer tells which.
+    Undecided,
 }
 
 impl Requests {
@@ -46,7 +50,14 @@ impl Requests {
 
     /// Whether the body of the last head goes on.
     pub fn is_in_body(&self) -> bool {
-        !matches!(self.state, State::Head(_))
+        matches!(self.state, State::Chunked(_) | State::Sized(_))
+    }
+
+    /// The protocol did not change: what follows is the next request.
+    pub(super) fn decide(&mut self) {
+        if let State::Undecided = self.state {
+            self.state = State::Head(Head::default());
+        }
     }
 }
 
@@ -66,6 +77,11 @@ pub(crate) fn check_head(bytes: &[u8], limits: RequestLimits) -> Result<(), Malf
 
 impl Rules for Requests {
     type Violation = Malformed;
+
+    /// Whether the last head asks for a WebSocket, and nobody has said yet whether it gets one.
+    fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Undecided)
+    }
 
     fn advance(&mut self, bytes: &mut [u8]) -> Result<Progress, Malformed> {
         match (&self.state, &*bytes) {
@@ -100,6 +116,7 @@ impl Requests {
                 self.heads += 1;
                 self.empty_line_seen = false;
                 self.state = match body {
+                    None if head.asks_for_websocket() => State::Undecided,
                     Some(Body::Chunked) => State::Chunked(Chunked::new()),
                     Some(Body::Sized(length)) if length > 0 => State::Sized(length),
                     // RFC 9112 §6.3: a request that does not frame a body has none.
@@ -107,6 +124,7 @@ impl Requests {
                 };
                 Ok(len)
             }
+            State::Undecided => Ok(0),
             State::Sized(left) => {
                 let step = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= step as u64;
@@ -135,6 +153,8 @@ struct Head {
     fields: usize,
     has_host: bool,
     lengths: Lengths,
+    is_get: bool,
+    upgrade: Upgrade,
 }
 
 impl Head {
@@ -150,6 +170,7 @@ impl Head {
             None => match request_line(&bytes[..window], limits.target_bytes_max)? {
                 Some((len, version)) => {
                     self.at = len;
+                    self.is_get = bytes.starts_with(b"GET ");
                     *self.version.insert(version)
                 }
                 None => return self.partial(bytes, limits),
@@ -164,7 +185,7 @@ impl Head {
                     let is_upgrade = name.eq_ignore_ascii_case(UPGRADE);
                     self.note(name, value, version, limits)?;
                     if is_upgrade {
-                        bytes[self.at..self.at + UPGRADE.len()].copy_from_slice(DISARMED);
+                        bytes[self.at..self.at + UPGRADE.len()].copy_from_slice(DISARMED.as_bytes());
                     }
                     self.at += len;
                 }
@@ -177,6 +198,7 @@ impl Head {
         if self.fields > limits.fields_max {
             return Err(Malformed::FieldsTooMany);
         }
+        self.upgrade.note(name, value);
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 if self.has_host {
@@ -192,16 +214,20 @@ impl Head {
         }
     }
 
+    /// RFC 6455 §4.1. Whether it has a body as well is for the caller to see.
+    fn asks_for_websocket(&self) -> bool {
+        self.is_get && self.version == Some(Version::Http11) && self.upgrade.is_to_websocket()
+    }
+
     fn partial<T>(&self, bytes: &[u8], limits: &RequestLimits) -> Result<Option<T>, Malformed> {
         if bytes.len() >= limits.head_bytes_max { Err(Malformed::HeadTooLarge) } else { Ok(None) }
     }
 }
 
-const UPGRADE: &[u8] = b"upgrade";
-/// What hyper gets to see instead: another hop-by-hop field of the same length, dropped before forwarding as well.
+/// What hyper gets to see instead: a field of the same length that is dropped before forwarding as well.
 ///
 /// hyper ends a connection on which an upgrade was asked for without flushing it, whatever the answer was.
-const DISARMED: &[u8] = b"trailer";
+pub const DISARMED: &str = "upgrad-";
 
 /// Length and version of the request line; `None` while it is not complete.
 fn request_line(bytes: &[u8], target_bytes_max: usize) -> Result<Option<(usize, Version)>, Malformed> {

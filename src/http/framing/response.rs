@@ -3,6 +3,7 @@
 use super::chunked::Chunked;
 use super::field::{Line, line, value_len};
 use super::lengths::{Lengths, Version};
+use super::upgrade::Upgrade;
 use super::upstream::{Expected, UpstreamState};
 use super::{Body, Malformed, Progress, Rules, malformed};
 
@@ -24,7 +25,7 @@ pub enum BadResponse {
     StatusLine,
     #[error("bytes that belong to no response")]
     Stray,
-    #[error("switched protocols without being asked to")]
+    #[error("switched protocols without being asked to, or to another one")]
     Switched,
 }
 
@@ -65,6 +66,8 @@ enum State {
     Head(Head),
     Idle,
     Sized(u64),
+    /// Another protocol, whose bytes are nobody's to judge.
+    Switched,
     UntilClose,
 }
 
@@ -131,7 +134,7 @@ impl Responses {
                 }
                 Ok(step)
             }
-            State::UntilClose => Ok(bytes.len()),
+            State::Switched | State::UntilClose => Ok(bytes.len()),
         }
     }
 
@@ -140,7 +143,13 @@ impl Responses {
             return Ok(());
         };
         if head.status == 101 {
-            return Err(BadResponse::Switched);
+            // RFC 9110 §15.2.2: to what the request asked for. No message follows, so nothing may frame one.
+            let is_asked_for = self.announced.expected() == Some(Expected::SwitchOrBody);
+            if !is_asked_for || !head.upgrade.is_to_websocket() || head.lengths.body().is_some() {
+                return Err(BadResponse::Switched);
+            }
+            self.state = State::Switched;
+            return Ok(());
         }
         if head.status < 200 {
             self.interim += 1;
@@ -178,6 +187,7 @@ struct Head {
     lengths: Lengths,
     says_close: bool,
     says_keep_alive: bool,
+    upgrade: Upgrade,
 }
 
 impl Head {
@@ -204,6 +214,7 @@ impl Head {
                         return Err(Malformed::FieldsTooMany.into());
                     }
                     self.lengths.note(name, value, version)?;
+                    self.upgrade.note(name, value);
                     if name.eq_ignore_ascii_case(b"connection") {
                         self.note_connection(value);
                     }

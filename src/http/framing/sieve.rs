@@ -10,6 +10,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
+use super::Requests;
+
 /// What may come over a connection in one direction.
 pub trait Rules {
     type Violation;
@@ -20,6 +22,11 @@ pub trait Rules {
     /// # Errors
     /// Only when nothing can pass: valid bytes before a violation pass first.
     fn advance(&mut self, bytes: &mut [u8]) -> Result<Progress, Self::Violation>;
+
+    /// Whether nothing that follows can be judged before somebody says what it is.
+    fn is_undecided(&self) -> bool {
+        false
+    }
 }
 
 /// The first `pass` bytes may go on, the `skip` bytes after them must not, the rest waits for more.
@@ -48,6 +55,9 @@ pub struct Sieve<R> {
 
 /// Room made for each read while a head is incomplete.
 const HELD_STEP: usize = 4 * 1024;
+
+/// What is read ahead while nobody can say what it is: enough to see the end of the stream behind it.
+const UNDECIDED_BYTES_MAX: usize = 16 * 1024;
 
 impl<R: Rules> Sieve<R> {
     pub fn new(rules: R) -> Self {
@@ -91,12 +101,22 @@ impl<R: Rules> Sieve<R> {
                 }
                 continue;
             }
+            if self.rules.is_undecided() && self.held.len() >= UNDECIDED_BYTES_MAX {
+                // Whoever decides wakes the reader.
+                return Poll::Pending;
+            }
             self.held.reserve(HELD_STEP);
             if ready!(pin!(socket.read_buf(&mut self.held)).poll(cx)).map_err(Stop::Io)? == 0 {
                 return Poll::Ready(Ok(()));
             }
-            self.unjudged = true;
+            self.unjudged = !self.rules.is_undecided();
         }
+    }
+
+    /// Takes what was read and not passed on: from now on somebody else reads the socket.
+    pub fn take_held(&mut self) -> BytesMut {
+        (self.passed, self.unjudged) = (0, false);
+        std::mem::take(&mut self.held)
     }
 
     /// Judges what was read into `buf` from `start` on, and takes out what must wait. Returns whether anything is left.
@@ -132,5 +152,13 @@ impl<R: Rules> Sieve<R> {
             // Heads seldom come in pieces: an idle connection should not keep the room.
             self.held = BytesMut::new();
         }
+    }
+}
+
+impl Sieve<Requests> {
+    /// What follows the last head is the next request.
+    pub fn decide(&mut self) {
+        self.rules.decide();
+        self.unjudged = self.passed == 0 && !self.held.is_empty();
     }
 }

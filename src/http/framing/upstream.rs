@@ -19,6 +19,8 @@ use super::{Sieve, Stop};
 pub(super) enum Expected {
     HeadAndBody,
     HeadOnly,
+    /// A switch to a WebSocket, or a response like any other.
+    SwitchOrBody,
 }
 
 /// The pool's view of one upstream connection. Clones share it.
@@ -39,6 +41,7 @@ struct Shared {
 const NOTHING: u8 = 0;
 const HEAD_AND_BODY: u8 = 1;
 const HEAD_ONLY: u8 = 2;
+const SWITCH_OR_BODY: u8 = 3;
 
 impl UpstreamState {
     pub(super) fn new() -> Self {
@@ -57,6 +60,11 @@ impl UpstreamState {
         self.0.is_begun.store(false, Ordering::Relaxed);
         self.0.is_heard.store(false, Ordering::Relaxed);
         self.0.expected.store(expected, Ordering::Release);
+    }
+
+    /// The announced request asks for a WebSocket.
+    pub fn announce_upgrade(&self) {
+        self.0.expected.store(SWITCH_OR_BODY, Ordering::Release);
     }
 
     /// Whether the next request may be sent: the last one was answered to its end, nothing came after that, and the
@@ -83,6 +91,7 @@ impl UpstreamState {
         match self.0.expected.load(Ordering::Acquire) {
             HEAD_AND_BODY => Some(Expected::HeadAndBody),
             HEAD_ONLY => Some(Expected::HeadOnly),
+            SWITCH_OR_BODY => Some(Expected::SwitchOrBody),
             _ => None,
         }
     }

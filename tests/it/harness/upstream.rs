@@ -43,6 +43,7 @@ pub struct Reply {
 enum Step {
     Close,
     Echo,
+    EchoRaw,
     Forever(Vec<u8>),
     Hold,
     Reset,
@@ -119,6 +120,11 @@ impl Reply {
     /// Sends the same bytes again and again until the peer closes.
     pub fn forever(self, bytes: impl AsRef<[u8]>) -> Self {
         self.step(Step::Forever(bytes.as_ref().to_vec()))
+    }
+
+    /// Sends every byte that arrives from now on back as it is, until the peer ends its direction; then ends its own.
+    pub fn echo_raw(self) -> Self {
+        self.step(Step::EchoRaw)
     }
 
     /// Waits for [`Upstream::release`].
@@ -393,6 +399,10 @@ impl Talk<'_> {
                     return None;
                 }
                 Step::Echo => self.stream.write_all(&echo(request)).ok()?,
+                Step::EchoRaw => {
+                    self.echo_raw();
+                    return None;
+                }
                 Step::Forever(bytes) => loop {
                     self.stream.write_all(bytes).ok()?;
                 },
@@ -413,6 +423,18 @@ impl Talk<'_> {
         Some(())
     }
 
+    fn echo_raw(&mut self) {
+        loop {
+            let bytes = std::mem::take(&mut self.pending);
+            if self.stream.write_all(&bytes).is_err()
+                || self.read_until(|pending| (!pending.is_empty()).then_some(())).is_none()
+            {
+                break;
+            }
+        }
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
     /// Waits for the release; `None` when the gate closes the connection first.
     fn hold(&mut self) -> Option<()> {
         self.stream.set_read_timeout(Some(Duration::from_millis(1))).ok()?;
@@ -427,11 +449,11 @@ impl Talk<'_> {
         self.stream.set_read_timeout(None).ok()
     }
 
-    fn read_until(&mut self, ready: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+    fn read_until<T>(&mut self, ready: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
         let mut buffer = vec![0; 65_536];
         loop {
-            if let Some(length) = ready(&self.pending) {
-                return Some(length);
+            if let Some(found) = ready(&self.pending) {
+                return Some(found);
             }
             let count = self.stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
             self.pending.extend_from_slice(&buffer[..count]);

@@ -60,6 +60,13 @@ impl Wire {
         Self { stream: Stream::Tls(Box::new(stream)), received: Vec::new(), ended: false, reset: false }
     }
 
+    /// A second handle on the same connection in clear text, for another thread; what has been received and not read stays
+    /// with the first.
+    pub fn try_clone(&self) -> Self {
+        let stream = self.stream.socket().try_clone().expect("a descriptor");
+        Self { stream: Stream::Clear(stream), received: Vec::new(), ended: false, reset: false }
+    }
+
     /// Sends bytes as they are. A gate that has closed already is no failure here: what it said is read later.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let _ = self.stream.write_all(bytes.as_ref());
