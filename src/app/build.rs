@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use tokio::runtime::Handle;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
@@ -18,7 +17,7 @@ use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
 use crate::proxy::{Gate, RequestBody, Route, RouteLimit, RouteSettings};
 use crate::route::{Pattern, Table};
 use crate::store::{SledStore, Store, StoreError};
-use crate::upstream::{Environment, Upstream};
+use crate::upstream::Upstream;
 
 use super::control::Control;
 
@@ -79,13 +78,12 @@ pub(super) fn gate(
     config: &Config,
     keyring: &Arc<Keyring>,
     metrics: &Metrics,
-    control: &Handle,
     before: Option<(&Config, &Built)>,
 ) -> anyhow::Result<Built> {
-    let environment = Environment { workers: config.listen.workers.get(), metrics, control };
+    let workers = config.listen.workers.get();
     let previous = before.map(|(_, built)| built.gate.upstreams.as_slice()).unwrap_or_default();
     let succeed = |UpstreamConfig { name, urls, settings }: &UpstreamConfig| {
-        Upstream::succeed(previous, name, urls, settings, &environment)
+        Upstream::succeed(previous, name, urls, settings, workers, metrics)
     };
     let upstreams: Vec<Arc<Upstream<RequestBody>>> = config.upstreams.iter().map(succeed).collect();
     let buckets = before.map(|(_, built)| built.buckets()).unwrap_or_default();

@@ -33,6 +33,7 @@ use crate::ops::Readiness;
 use crate::proxy::{self, Door, Proxy};
 use crate::server::{self, Drain, Listeners, Shutdown, Slots, Workers};
 use crate::store::Store;
+use crate::upstream;
 
 pub use activation::Inherited;
 pub use build::initialise;
@@ -150,7 +151,8 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
     if keyring.keys() == 0 {
         anyhow::bail!("the key store is empty; make a first key with: portcullis init, or set keys.root_key_file");
     }
-    let built = build::gate(&config, &keyring, &metrics, &control.handle(), None)?;
+    let built = build::gate(&config, &keyring, &metrics, None)?;
+    upstream::take_over(&[], &built.gate.upstreams, &control.handle());
     let gate = ArcSwap::new(Arc::clone(&built.gate));
     let workers = config.listen.workers.get();
     let running = proxy::Running::new(workers, Arc::clone(&keyring), Arc::clone(&metrics));

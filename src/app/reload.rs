@@ -10,6 +10,7 @@ use crate::key::{Digest, KeySecret};
 
 use super::{Present, Running, build};
 use crate::proxy::Proxy;
+use crate::upstream;
 
 /// Why a new configuration is not taken while the gate runs.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +50,13 @@ impl Running {
         let root = build::root_key(&config).map_err(ReloadError::Invalid)?;
         let tls = self.tls.prepare(&config.tls)?;
         let Proxy { keyring, metrics, control, .. } = &*self.proxy;
-        let built = build::gate(&config, keyring, metrics, control, before);
+        let built = build::gate(&config, keyring, metrics, before);
         let built = built.map_err(ReloadError::Invalid)?;
         let root = self.ensure_root(&present, root.as_ref()).await.map_err(ReloadError::Invalid)?;
         // Nothing can fail from here on.
         self.tls.install(tls);
         self.proxy.gate.store(Arc::clone(&built.gate));
+        upstream::take_over(&present.built.gate.upstreams, &built.gate.upstreams, control);
         self.proxy.keyring.reconfigure(&config.keys);
         self.slots.resize(config.client.connections_max);
         self.client.store(Arc::new(config.client.clone()));

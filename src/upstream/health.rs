@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::balance::jittered;
 use super::resolve::Resolver;
-use super::standing::Standing;
+use super::standing::{Checker, Standing};
 use super::statuses::Statuses;
 use super::target::OpenSlot;
 use super::url::Url;
@@ -64,6 +64,7 @@ pub(super) struct Checks {
     pub(super) settings: super::Settings,
     pub(super) resolver: Arc<Resolver>,
     pub(super) standing: Arc<Standing>,
+    pub(super) checker: Checker,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +100,7 @@ impl Checks {
     }
 
     fn turn(&self, verdict: &Result<(), CheckError>) {
-        self.standing.set_healthy(verdict.is_ok());
+        self.standing.set_healthy(verdict.is_ok(), self.checker);
         let (upstream, target) = (&self.upstream, &self.url);
         match verdict {
             Ok(()) => tracing::info!(upstream, %target, "target is healthy"),

@@ -22,7 +22,7 @@ mod url;
 mod urls;
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
@@ -45,6 +45,7 @@ pub use urls::Urls;
 use health::Checks;
 use outgoing::Outgoing;
 use queue::Queue;
+use resolve::Resolver;
 use retry::Budget;
 use standing::Standing;
 use target::Target;
@@ -133,16 +134,8 @@ pub struct Upstream<B> {
     targets: Vec<Arc<Target<Outgoing<B>>>>,
     queue: Option<Queue>,
     budget: Budget,
-    /// Checks and look-ups, which end with it.
-    _background: JoinSet<()>,
-}
-
-/// What upstreams are made in.
-pub struct Environment<'e> {
-    pub workers: usize,
-    pub metrics: &'e Metrics,
-    /// Where checks and look-ups run, so that they slow no request.
-    pub control: &'e Handle,
+    /// Checks and look-ups, while it is in use.
+    background: Mutex<Option<JoinSet<()>>>,
 }
 
 /// Marks a request that is to name whichever target it is sent to.
@@ -161,48 +154,69 @@ impl<B> Upstream<B> {
 
 impl<B: Send + 'static> Upstream<B> {
     /// Makes an upstream that takes the place of one of the same name in `previous`: the very same when nothing has
-    /// changed, else a new one that thinks of the targets that stay as the old one did.
+    /// changed, else a new one that knows of the targets that stay what the old one knew. Of use after [`take_over`].
     pub fn succeed(
         previous: &[Arc<Self>],
         name: &str,
         urls: &Urls,
         settings: &Settings,
-        environment: &Environment<'_>,
+        workers: usize,
+        metrics: &Metrics,
     ) -> Arc<Self> {
         let old = previous.iter().find(|old| old.name == name);
-        match old {
-            Some(old) if old.urls == *urls && old.settings == *settings => Arc::clone(old),
-            _ => Arc::new(Self::new(old.map(AsRef::as_ref), name, urls, settings, environment)),
+        if let Some(old) = old.filter(|old| old.urls == *urls && old.settings == *settings) {
+            return Arc::clone(old);
         }
-    }
-
-    fn new(old: Option<&Self>, name: &str, urls: &Urls, settings: &Settings, environment: &Environment<'_>) -> Self {
-        let metrics = environment.metrics.upstream(name);
-        let (workers, is_only) = (environment.workers, urls.iter().len() == 1);
-        let mut background = JoinSet::new();
-        let mut targets = Vec::new();
-        for url in urls.iter() {
+        let is_only = urls.iter().len() == 1;
+        let target = |url: &Url| {
             let known = old.and_then(|old| old.targets.iter().find(|target| target.url == *url));
-            let standing = match known {
-                Some(target) => Arc::clone(&target.standing),
-                None => Arc::new(Standing::new(environment.metrics.target(name, &url.to_string()))),
+            let (standing, resolver) = match known {
+                Some(target) => (Arc::clone(&target.standing), Arc::clone(&target.resolver)),
+                None => {
+                    let metrics = metrics.target(name, &url.to_string());
+                    (Arc::new(Standing::new(metrics)), Arc::new(Resolver::new(url)))
+                }
             };
-            let target = Target::new(url.clone(), settings.clone(), workers, standing, is_only);
-            begin(&mut background, &target, name, environment.control);
-            targets.push(Arc::new(target));
-        }
-        Self {
+            Arc::new(Target::new(url.clone(), settings.clone(), workers, standing, resolver, is_only))
+        };
+        let metrics = metrics.upstream(name);
+        Arc::new(Self {
             name: name.to_owned(),
             host: urls.iter().next().map_or(HeaderValue::from_static(""), host_of),
-            queue: Queue::new(settings, &metrics),
+            targets: urls.iter().map(target).collect(),
+            queue: Queue::new(settings, &metrics, old.and_then(|old| old.queue.as_ref())),
             budget: Budget::new(&settings.retry, workers),
             settings: settings.clone(),
             urls: urls.clone(),
             metrics,
-            targets,
-            _background: background,
-        }
+            background: Mutex::default(),
+        })
     }
+
+    /// Starts what goes on beside the requests, unless it goes on already.
+    fn start(&self, control: &Handle) {
+        self.background().get_or_insert_with(|| {
+            let mut background = JoinSet::new();
+            self.targets.iter().for_each(|target| begin(&mut background, target, &self.name, control));
+            background
+        });
+    }
+
+    fn retire(&self) {
+        *self.background() = None;
+    }
+
+    fn background(&self) -> MutexGuard<'_, Option<JoinSet<()>>> {
+        self.background.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the checks and look-ups of `previous`, whose requests go on to their end, and starts those of `next`, on the
+/// runtime `control`, so that they slow no request. What is in both goes on.
+pub fn take_over<B: Send + 'static>(previous: &[Arc<Upstream<B>>], next: &[Arc<Upstream<B>>], control: &Handle) {
+    let stays = |old: &Arc<Upstream<B>>| next.iter().any(|new| Arc::ptr_eq(old, new));
+    previous.iter().filter(|old| !stays(old)).for_each(|old| old.retire());
+    next.iter().for_each(|new| new.start(control));
 }
 
 /// Starts what goes on for a target beside its requests, and ends what an option no longer asks for.
@@ -214,8 +228,9 @@ fn begin<B>(background: &mut JoinSet<()>, target: &Target<B>, upstream: &str, co
     if eject.failures.is_none() {
         target.standing.pardon();
     }
+    let checker = target.standing.checked_by_another();
     let Some(path) = health.path.clone() else {
-        target.standing.set_healthy(true);
+        target.standing.set_healthy(true, checker);
         return;
     };
     let checks = Checks {
@@ -225,6 +240,7 @@ fn begin<B>(background: &mut JoinSet<()>, target: &Target<B>, upstream: &str, co
         settings: target.settings.clone(),
         resolver: Arc::clone(&target.resolver),
         standing: Arc::clone(&target.standing),
+        checker,
     };
     background.spawn_on(checks.run(path), control);
 }

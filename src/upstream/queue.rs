@@ -14,6 +14,7 @@ use super::{Settings, UpstreamError};
 use crate::metrics::UpstreamMetrics;
 
 pub(super) struct Queue {
+    max: NonZeroU32,
     /// Gives freed places to those who wait, in their order, before anybody else can take one.
     places: Arc<Semaphore>,
     waiting: AtomicU32,
@@ -28,11 +29,16 @@ pub(super) struct Place {
 }
 
 impl Queue {
-    /// `None` when nothing bounds the requests at a time.
-    pub(super) fn new(settings: &Settings, metrics: &Arc<UpstreamMetrics>) -> Option<Self> {
-        let places = usize::try_from(settings.concurrency?.get()).unwrap_or(usize::MAX);
+    /// `None` when nothing bounds the requests at a time. Places that `old` has given stay taken if it has as many.
+    pub(super) fn new(settings: &Settings, metrics: &Arc<UpstreamMetrics>, old: Option<&Self>) -> Option<Self> {
+        let max = settings.concurrency?;
+        let places = || {
+            let places = usize::try_from(max.get()).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))
+        };
         Some(Self {
-            places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            max,
+            places: old.filter(|old| old.max == max).map_or_else(places, |old| Arc::clone(&old.places)),
             waiting: AtomicU32::new(0),
             waiting_max: settings.queue,
             timeout: settings.queue_timeout,

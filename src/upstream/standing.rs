@@ -83,7 +83,12 @@ struct Record {
     /// Ejections that followed soon on one another.
     streak: u32,
     back_since: Option<Instant>,
+    checker: Checker,
 }
+
+/// Which of the configurations that came one after another has the target checked.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Checker(u64);
 
 struct Ejection {
     fault: Fault,
@@ -178,8 +183,19 @@ impl Standing {
         self.bars.load(Ordering::Relaxed) & UNHEALTHY == 0
     }
 
-    /// What the checks say from now on.
-    pub(super) fn set_healthy(&self, is_healthy: bool) {
+    /// Whoever has checked the target up to now has no say any more.
+    pub(super) fn checked_by_another(&self) -> Checker {
+        let checker = &mut self.record().checker;
+        checker.0 = checker.0.wrapping_add(1);
+        *checker
+    }
+
+    /// What the checks of `checker` say from now on.
+    pub(super) fn set_healthy(&self, is_healthy: bool, checker: Checker) {
+        let record = self.record();
+        if record.checker != checker {
+            return;
+        }
         if is_healthy {
             self.bars.fetch_and(!UNHEALTHY, Ordering::Relaxed);
         } else {

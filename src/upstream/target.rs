@@ -46,8 +46,14 @@ pub(super) enum Via {
 
 impl<B> Target<B> {
     /// `is_only`: its upstream has no other.
-    pub(super) fn new(url: Url, settings: Settings, workers: usize, standing: Arc<Standing>, is_only: bool) -> Self {
-        let resolver = Arc::new(Resolver::new(&url));
+    pub(super) fn new(
+        url: Url,
+        settings: Settings,
+        workers: usize,
+        standing: Arc<Standing>,
+        resolver: Arc<Resolver>,
+        is_only: bool,
+    ) -> Self {
         let in_flight = (!is_only).then(AtomicU32::default);
         let (host, pools) = (host_of(&url), Pools::new(workers));
         Self { url, host, settings, pools, resolver, standing, open: Arc::default(), in_flight }
