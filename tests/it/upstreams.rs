@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Caller, DEADLINE, Gate, Installation, Reply, Setup, Upstream, Wire, check, check_problem};
+use crate::harness::{
+    Caller, DEADLINE, Gate, Installation, Reply, Setup, Upstream, Vacant, Wire, check, check_problem,
+};
 
 const QUERY: &str = "/api/v1/query";
 const READY: &str = "/-/ready";
@@ -13,12 +15,6 @@ const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0
 
 fn gate(targets: &[&Upstream], change: impl FnOnce(Setup) -> Setup) -> Gate {
     Gate::with(|setup| change(setup.targets(targets.iter().copied())))
-}
-
-/// An address where nobody listens.
-fn nowhere() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address")
 }
 
 /// The sample of a target's family, as the metrics name it.
@@ -120,11 +116,10 @@ fn a_request_names_the_host_that_its_client_named_at_every_target() {
 // Requests that are sent once more.
 
 /// A gate whose first target is not there.
-fn half_dead(up: &Upstream) -> Gate {
-    let up = up.url();
+fn half_dead(dead: &Vacant, up: &Upstream) -> Gate {
     Gate::with(|setup| {
         setup
-            .upstream_urls([format!("http://{}", nowhere()), up])
+            .upstream_urls([dead.url(), up.url()])
             .upstream(r#"balance = "first_available""#)
             .upstream(r#"eject.failures = "off""#)
     })
@@ -132,8 +127,8 @@ fn half_dead(up: &Upstream) -> Gate {
 
 #[test]
 fn a_request_that_no_target_took_goes_to_another_one_whatever_its_method() {
-    let up = Upstream::start();
-    let gate = half_dead(&up);
+    let (dead, up) = (Vacant::new(), Upstream::start());
+    let gate = half_dead(&dead, &up);
     let reader = gate.key(&["monitor:read"]);
     let body = "x".repeat(100_000);
     for _ in 0..30 {
@@ -201,10 +196,10 @@ fn a_reset_request_is_repeated_at_another_target() {
 
 #[test]
 fn nothing_is_repeated_where_one_attempt_is_allowed() {
-    let up = Upstream::start();
+    let (dead, up) = (Vacant::new(), Upstream::start());
     let gate = Gate::with(|setup| {
         setup
-            .upstream_urls([format!("http://{}", nowhere()), up.url()])
+            .upstream_urls([dead.url(), up.url()])
             .upstream(r#"balance = "first_available""#)
             .upstream("retry.attempts = 1")
     });
@@ -375,11 +370,11 @@ fn statuses_that_are_listed_count_as_failures_and_are_passed_on() {
 
 #[test]
 fn the_last_target_that_takes_connections_is_never_left_out() {
-    let up = Upstream::start();
+    let (dead, up) = (Vacant::new(), Upstream::start());
     up.reply_always(Reply::default().reset());
     let gate = Gate::with(|setup| {
         setup
-            .upstream_urls([format!("http://{}", nowhere()), up.url()])
+            .upstream_urls([dead.url(), up.url()])
             .upstream(r#"eject = { failures = 1, time = "1h", time_max = "1h" }"#)
     });
     let reader = gate.key(&["monitor:read"]);
@@ -436,11 +431,9 @@ fn begin_trial(gate: &Gate, reader: &Caller, up: &Upstream) -> Wire {
 
 #[test]
 fn when_nothing_takes_connections_requests_fail_at_once_until_one_of_them_gets_through() {
-    let address = nowhere();
+    let vacant = Vacant::new();
     let gate = Gate::with(|setup| {
-        setup
-            .upstream_url(&format!("http://{address}"))
-            .upstream(r#"eject = { failures = 2, time = "200ms", time_max = "200ms" }"#)
+        setup.upstream_url(&vacant.url()).upstream(r#"eject = { failures = 2, time = "200ms", time_max = "200ms" }"#)
     });
     let reader = gate.key(&["monitor:read"]);
     check_problem(&reader.get(QUERY), 502, "upstream_unreachable");
@@ -449,7 +442,7 @@ fn when_nothing_takes_connections_requests_fail_at_once_until_one_of_them_gets_t
     check_problem(&answer, 503, "upstream_unavailable");
     assert_eq!(answer.header("retry-after"), Some("1"));
 
-    let up = Upstream::start_at(address);
+    let up = vacant.occupy();
     up.hold();
     let mut trial = begin_trial(&gate, &reader, &up);
     for _ in 0..5 {
@@ -464,15 +457,13 @@ fn when_nothing_takes_connections_requests_fail_at_once_until_one_of_them_gets_t
 
 #[test]
 fn a_trial_whose_client_leaves_gives_way_to_the_next() {
-    let address = nowhere();
+    let vacant = Vacant::new();
     let gate = Gate::with(|setup| {
-        setup
-            .upstream_url(&format!("http://{address}"))
-            .upstream(r#"eject = { failures = 1, time = "1ms", time_max = "1ms" }"#)
+        setup.upstream_url(&vacant.url()).upstream(r#"eject = { failures = 1, time = "1ms", time_max = "1ms" }"#)
     });
     let reader = gate.key(&["monitor:read"]);
     check_problem(&reader.get(QUERY), 502, "upstream_unreachable");
-    let up = Upstream::start_at(address);
+    let up = vacant.occupy();
     up.hold();
     let trial = begin_trial(&gate, &reader, &up);
     drop(trial);
@@ -651,6 +642,20 @@ fn a_reload_sends_no_request_to_a_target_that_was_found_dead() {
         check(&reader.get(QUERY), 200);
         targets[1].requests_for(QUERY) > before
     });
+}
+
+#[test]
+fn a_request_keeps_its_place_over_a_reload() {
+    let mut gate = Gate::with(|setup| setup.upstream("concurrency = 1").upstream(r#"queue = "off""#));
+    let reader = gate.key(&["monitor:read"]);
+    gate.upstream().hold();
+    let mut running = begin(&gate, &reader, QUERY);
+    gate.upstream().wait_for_requests(1);
+    gate.reload(|setup| setup.upstream("idle_max = 7"));
+    check_problem(&reader.get(QUERY), 503, "upstream_busy");
+    gate.upstream().release();
+    check(&running.read_response(), 200);
+    check(&reader.get(QUERY), 200);
 }
 
 #[test]

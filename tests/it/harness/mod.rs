@@ -38,7 +38,7 @@ pub use process::{Exit, Installation, Process, Served, signal};
 pub use service::{ServiceManager, passing};
 pub use setup::Setup;
 pub use tls::{Authority, GATE, Pair, TlsClient, expires_in};
-pub use upstream::{Recorded, Reply, Upstream};
+pub use upstream::{Recorded, Reply, Upstream, Vacant};
 pub use wire::Wire;
 
 /// How long anything may take before a test gives up: far above what a loaded machine needs.

@@ -17,6 +17,29 @@ pub struct Upstream {
     accepting: Option<JoinHandle<()>>,
 }
 
+/// An address where nobody listens, and which nobody else can take.
+pub struct Vacant(socket2::Socket);
+
+impl Vacant {
+    pub fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(&any.into()).expect("a free port");
+        Self(socket)
+    }
+
+    pub fn url(&self) -> String {
+        let address = self.0.local_addr().ok().and_then(|address| address.as_socket());
+        format!("http://{}", address.expect("an address"))
+    }
+
+    /// Starts an upstream there.
+    pub fn occupy(self) -> Upstream {
+        self.0.listen(128).expect("a bound socket can listen");
+        Upstream::accepting_from(self.0.into())
+    }
+}
+
 /// A request that arrived whole.
 #[derive(Clone)]
 pub struct Recorded {
@@ -159,9 +182,11 @@ impl Upstream {
         Self::start_at("127.0.0.1:0".parse().expect("an address"))
     }
 
-    /// Starts one where another was before.
     pub fn start_at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).expect("a free port");
+        Self::accepting_from(TcpListener::bind(address).expect("a free port"))
+    }
+
+    fn accepting_from(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("a local address");
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
