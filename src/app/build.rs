@@ -67,39 +67,34 @@ pub fn initialise(config: &Config) -> anyhow::Result<KeySecret> {
     Ok(secret)
 }
 
-/// What requests are judged by.
-pub(super) struct Built {
-    pub(super) gate: Arc<Gate>,
-}
-
-/// Makes a gate. What is the same as before goes on with what it has: an upstream with its connections, a route's and
-/// the client addresses' limits with what was taken of them.
+/// Everything that requests are judged by. What is the same as `before` goes on with what it has: an upstream with its
+/// connections, the limits of routes and of client addresses with what was taken of them.
 pub(super) fn gate(
     config: &Config,
     keyring: &Arc<Keyring>,
     metrics: &Metrics,
-    before: Option<(&Config, &Built)>,
-) -> anyhow::Result<Built> {
+    before: Option<(&Config, &Gate)>,
+) -> anyhow::Result<Gate> {
     let workers = config.listen.workers.get();
-    let previous = before.map(|(_, built)| built.gate.upstreams.as_slice()).unwrap_or_default();
+    let previous = before.map(|(_, gate)| gate.upstreams.as_slice()).unwrap_or_default();
     let succeed = |UpstreamConfig { name, urls, settings }: &UpstreamConfig| {
         Upstream::succeed(previous, name, urls, settings, workers, metrics)
     };
     let upstreams: Vec<Arc<Upstream<RequestBody>>> = config.upstreams.iter().map(succeed).collect();
-    let buckets = before.map(|(_, built)| built.buckets()).unwrap_or_default();
+    let buckets = before.map(|(_, gate)| buckets(gate)).unwrap_or_default();
     let route = |(pattern, line): (&Pattern, &RouteConfig)| {
         let upstream = Arc::clone(&upstreams[line.upstream]);
         let name: Arc<str> = pattern.to_string().into();
         let metrics = metrics.route(&name, &upstream.name);
-        let limit = route_limit(&line.settings, buckets.get(&*name));
         let settings = line.settings.clone();
+        let limit = route_limit(&settings, buckets.get(&*name));
         let requirement = Arc::new(settings.requirement.clone());
         (pattern.clone(), Route { name, settings, requirement, upstream, metrics, limit })
     };
     let Ok(table) = Table::build(config.routes.lines().map(route).collect()) else {
         bail!("the routes contradict each other, which the configuration's reader should have told");
     };
-    let gate = Gate {
+    Ok(Gate {
         table,
         upstreams,
         requests: config.requests.clone(),
@@ -114,15 +109,12 @@ pub(super) fn gate(
         mount: config.admin.path.as_str().into(),
         managed: metrics.route(config.admin.path.as_str(), LOCAL),
         access_log: config.log.access,
-    };
-    Ok(Built { gate: Arc::new(gate) })
+    })
 }
 
-impl Built {
-    fn buckets(&self) -> HashMap<&str, &Arc<Bucket>> {
-        let limits = self.gate.table.lines().filter_map(|(_, route)| Some((&*route.name, route.limit.as_ref()?)));
-        limits.map(|(name, limit)| (name, &limit.bucket)).collect()
-    }
+fn buckets(gate: &Gate) -> HashMap<&str, &Arc<Bucket>> {
+    let limits = gate.table.lines().filter_map(|(_, route)| Some((&*route.name, route.limit.as_ref()?)));
+    limits.map(|(name, limit)| (name, &limit.bucket)).collect()
 }
 
 fn route_limit(settings: &RouteSettings, bucket: Option<&&Arc<Bucket>>) -> Option<RouteLimit> {
@@ -131,11 +123,11 @@ fn route_limit(settings: &RouteSettings, bucket: Option<&&Arc<Bucket>>) -> Optio
     Some(RouteLimit { quota, bucket: bucket.map(|bucket| Arc::clone(bucket)).unwrap_or_default() })
 }
 
-fn failures(config: &Config, before: Option<(&Config, &Built)>) -> Arc<Failures> {
+fn failures(config: &Config, before: Option<(&Config, &Gate)>) -> Arc<Failures> {
     let limits = &config.limits.failures;
     match before {
-        Some((old, built)) if old.limits.failures == *limits => Arc::clone(&built.gate.failures),
-        Some((_, built)) => Arc::new(built.gate.failures.succeeded_by(limits, Instant::now())),
+        Some((old, gate)) if old.limits.failures == *limits => Arc::clone(&gate.failures),
+        Some((_, gate)) => Arc::new(gate.failures.succeeded_by(limits, Instant::now())),
         None => Arc::new(Failures::new(limits)),
     }
 }

@@ -40,7 +40,6 @@ pub use build::initialise;
 pub use reload::ReloadError;
 pub use serve::serve;
 
-use build::Built;
 use control::Control;
 use ops_door::OpsDoor;
 use tls::TlsListeners;
@@ -79,10 +78,9 @@ pub struct Assembled {
     control: Control,
 }
 
-/// The configuration in use, and what came of it.
+/// The configuration in use.
 struct Present {
     config: Config,
-    built: Built,
     /// Of the key in `keys.root_key_file`.
     root: Option<Digest>,
 }
@@ -151,13 +149,13 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
     if keyring.keys() == 0 {
         anyhow::bail!("the key store is empty; make a first key with: portcullis init, or set keys.root_key_file");
     }
-    let built = build::gate(&config, &keyring, &metrics, None)?;
-    upstream::take_over(&[], &built.gate.upstreams, &control.handle());
-    let gate = ArcSwap::new(Arc::clone(&built.gate));
+    let gate = build::gate(&config, &keyring, &metrics, None)?;
+    upstream::take_over(&[], &gate.upstreams, &control.handle());
+    let gate = ArcSwap::from_pointee(gate);
     let workers = config.listen.workers.get();
     let running = proxy::Running::new(workers, Arc::clone(&keyring), Arc::clone(&metrics));
     let proxy = Arc::new(Proxy { gate, keyring, running, metrics, control: control.handle() });
-    let present = Present { config, built, root: root.map(|root| root.digest()) };
+    let present = Present { config, root: root.map(|root| root.digest()) };
     Ok(Assembled { proxy, present, sockets: start.sockets, log: start.log, control })
 }
 

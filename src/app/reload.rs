@@ -7,10 +7,10 @@ use anyhow::Context as _;
 
 use crate::config::Config;
 use crate::key::{Digest, KeySecret};
-
-use super::{Present, Running, build};
 use crate::proxy::Proxy;
 use crate::upstream;
+
+use super::{Present, Running, build};
 
 /// Why a new configuration is not taken while the gate runs.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +19,6 @@ pub enum ReloadError {
     Invalid(anyhow::Error),
     #[error("{} cannot change while the gate runs; restart it", .options.join(", "))]
     NeedsRestart { options: Vec<String> },
-    #[error("[{section}] cannot be added or removed while the gate runs; restart it")]
-    TlsSwitched { section: &'static str },
 }
 
 impl Running {
@@ -46,24 +44,24 @@ impl Running {
         if !options.is_empty() {
             return Err(ReloadError::NeedsRestart { options });
         }
-        let before = Some((&present.config, &present.built));
+        let Proxy { gate, keyring, metrics, control, .. } = &*self.proxy;
+        let old = gate.load_full();
         let root = build::root_key(&config).map_err(ReloadError::Invalid)?;
         let tls = self.tls.prepare(&config.tls)?;
-        let Proxy { keyring, metrics, control, .. } = &*self.proxy;
-        let built = build::gate(&config, keyring, metrics, before);
-        let built = built.map_err(ReloadError::Invalid)?;
+        let new = build::gate(&config, keyring, metrics, Some((&present.config, &old)));
+        let new = Arc::new(new.map_err(ReloadError::Invalid)?);
         let root = self.ensure_root(&present, root.as_ref()).await.map_err(ReloadError::Invalid)?;
         // Nothing can fail from here on.
         self.tls.install(tls);
-        self.proxy.gate.store(Arc::clone(&built.gate));
-        upstream::take_over(&present.built.gate.upstreams, &built.gate.upstreams, control);
-        self.proxy.keyring.reconfigure(&config.keys);
+        gate.store(Arc::clone(&new));
+        upstream::take_over(&old.upstreams, &new.upstreams, control);
+        keyring.reconfigure(&config.keys);
         self.slots.resize(config.client.connections_max);
         self.client.store(Arc::new(config.client.clone()));
         if let Some(log) = &self.log {
             log.reconfigure(&config.log);
         }
-        *present = Present { config, built, root };
+        *present = Present { config, root };
         Ok(())
     }
 
@@ -84,6 +82,10 @@ fn needing_restart(old: &Config, new: &Config) -> Vec<String> {
     let listen = old.listen.differences(&new.listen).into_iter().map(|option| format!("listen.{option}"));
     let store = old.store.differences(&new.store).into_iter().map(|option| format!("store.{option}"));
     let mut options: Vec<String> = listen.chain(store).collect();
+    // A listener speaks TLS or it does not.
+    let has_tls = |config: &Config| [config.tls.public.is_some(), config.tls.ops.is_some()];
+    let switched = ["tls.public", "tls.ops"].into_iter().zip(has_tls(old).into_iter().zip(has_tls(new)));
+    options.extend(switched.filter(|(_, (was, is))| was != is).map(|(section, _)| section.to_owned()));
     if old.keys.keys_cached_max != new.keys.keys_cached_max {
         options.push("keys.keys_cached_max".to_owned());
     }

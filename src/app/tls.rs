@@ -56,7 +56,7 @@ impl TlsListeners {
                 Ok(prepared) => Ok(Some(prepared)),
                 Err(error) => Err(ReloadError::Invalid(anyhow::Error::new(error).context(format!("[{section}]")))),
             },
-            _ => Err(ReloadError::TlsSwitched { section }),
+            _ => Err(ReloadError::NeedsRestart { options: vec![section.to_owned()] }),
         };
         Ok(PreparedListeners {
             public: prepare(&self.public, &settings.public, "tls.public")?,

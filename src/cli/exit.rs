@@ -11,7 +11,7 @@ use super::output::{self, OutputError};
 pub(super) const CODES: &str = "\
 Exit codes:
   0  done; `explain`: the request is admitted; `healthcheck`: the gate is healthy
-  1  a problem was found, the gate refused, or something failed
+  1  a problem was found, the gate refused, or something failed; `serve`: a second signal ended it
   2  the command line is wrong
   3  the gate cannot be reached (`keys`; `healthcheck` says 1, as container runtimes expect)";
 

@@ -13,7 +13,7 @@ use super::{ConfigArgument, Exit};
 ///
 /// The store must have been made by `init`, or `keys.root_key_file` must name a key made by `keygen`: an empty directory
 /// never gets a key by itself. A signal stops new connections, lets running requests end, and writes all that is left to
-/// the store.
+/// the store; SIGHUP reads the configuration again. Sockets that systemd passes are used in place of [listen].
 #[derive(Args)]
 #[command(after_help = "Example: portcullis serve --config portcullis.toml")]
 pub(super) struct Arguments {

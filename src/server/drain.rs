@@ -84,6 +84,12 @@ impl Draining {
         reached(&self.0.drained, || self.bounds().is_some()).await;
     }
 
+    /// Waits until a connection that has said nothing yet has had as long as an idle one. Cancel-safe.
+    pub(super) async fn patience_ended(&self) {
+        self.accepting_ended().await;
+        tokio::time::sleep(self.idle_timeout().unwrap_or_default()).await;
+    }
+
     /// How long connections may take to end, once nothing more is accepted.
     pub(super) fn timeout(&self) -> Duration {
         self.bounds().map_or(Duration::ZERO, |bounds| bounds.timeout)

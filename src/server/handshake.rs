@@ -54,7 +54,7 @@ pub(super) async fn shake(
             let readable = readable.map_err(|_| Ended::Timeout)?;
             readable.map_err(|source| Ended::Failed { reason: TlsFailure::Closed, source })?;
         }
-        () = draining.started() => return Err(Ended::Draining),
+        () = draining.patience_ended() => return Err(Ended::Draining),
     }
     match timeout(client.header_timeout, tls.accept(socket)).await {
         Ok(Ok(stream)) => {

@@ -60,7 +60,7 @@ pub(super) async fn client_of(
             Ok(header) => Ok(header?.client.unwrap_or(peer)),
             Err(_) => Err(Ended::TimedOut),
         },
-        () = draining.started() => Err(Ended::Draining),
+        () = draining.patience_ended() => Err(Ended::Draining),
     }
 }
 

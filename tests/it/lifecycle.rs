@@ -1,13 +1,14 @@
 //! How a gate comes and goes: under a service manager, on sockets that it was passed, and without losing a request.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Backend, Caller, DEADLINE, Installation, Load, Pace, Process, ServiceManager, Wire, check, passing,
+    Authority, Backend, Caller, DEADLINE, GATE, Installation, Load, Pace, Process, ServiceManager, TlsClient, Wire,
+    check, passing,
 };
 
 /// How often the gate is restarted under load, and under how many requests a second; `PORTCULLIS_RESTARTS=100@2000` sets
@@ -67,6 +68,36 @@ fn a_request_on_its_way_over_an_idle_connection_is_served_after_the_drain_began(
     served.process.wait_for(|line| line.contains("draining"));
 
     for wire in [&mut idle, &mut fresh] {
+        wire.send(&request);
+        check_goes(wire, 200);
+    }
+    assert_eq!(served.process.wait().code, Some(0));
+}
+
+#[test]
+fn a_tls_handshake_on_its_way_is_finished_after_the_drain_began() {
+    let authority = Authority::new("Test CA");
+    let certificate = authority.server("gate", &[GATE]);
+    let client = TlsClient::trusting(&authority);
+    let installation = Installation::with(|setup| {
+        setup
+            .option("tls.public", &format!("certificates = [{}]", certificate.toml()))
+            .option("shutdown", r#"idle_timeout = "1m""#)
+    });
+    let root = installation.init();
+    let mut served = installation.serve();
+    let request = served.caller(&root).keep_alive().render("GET", "/open/x", &[], b"");
+    let silent = TcpStream::connect(served.public).expect("it listens");
+    // Accepted in order, so the silent one is too.
+    let mut idle = client.connect(served.public, GATE);
+    idle.send(&request);
+    check(&idle.read_response(), 200);
+
+    served.process.signal("TERM");
+    served.process.wait_for(|line| line.contains("draining"));
+
+    let mut late = Wire::over_tls(client.shake_on(silent, GATE).expect("a handshake"));
+    for wire in [&mut idle, &mut late] {
         wire.send(&request);
         check_goes(wire, 200);
     }
@@ -161,7 +192,7 @@ fn a_socket_that_is_of_no_use_is_refused_with_what_to_do() {
     let installation = Installation::new();
     installation.init();
     let (socket, address) = listener();
-    let connected = std::net::TcpStream::connect(address).expect("it listens");
+    let connected = TcpStream::connect(address).expect("it listens");
     let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     #[track_caller]
     fn check_refused(installation: &Installation, sockets: &[(&str, &dyn AsFd)], told: &str) {

@@ -23,6 +23,7 @@ mod reload;
 mod revocation;
 mod rewrites;
 mod spec;
+mod stack;
 mod tls;
 mod upgrade;
 mod upstreams;

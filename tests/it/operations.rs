@@ -17,6 +17,7 @@ const FAMILIES: &[&str] = &[
     "portcullis_audit_changes_total",
     "portcullis_build_info",
     "portcullis_config_last_reload_success_timestamp_seconds",
+    "portcullis_config_last_reload_successful",
     "portcullis_config_reloads_total",
     "portcullis_connections",
     "portcullis_connections_queued_total",

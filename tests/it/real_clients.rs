@@ -1,19 +1,8 @@
 //! Programs that people really put behind or before a gate. Each test says SKIPPED when its program is not installed.
 
-use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Caller, Gate, Process, Reply, check};
-
-/// Whether a program starts; says so when it does not.
-fn is_installed(program: &str) -> bool {
-    let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let installed = version.is_ok();
-    if !installed {
-        println!("SKIPPED: {program} is not installed");
-    }
-    installed
-}
+use crate::harness::{Caller, Gate, Process, Reply, Service, check, is_installed};
 
 /// Whether a Python module of exactly this version can be imported; says so when it cannot.
 fn has_module(module: &str, version: Option<&str>) -> bool {
@@ -143,26 +132,6 @@ fn the_unmodified_cronitor_client_pings_and_manages_monitors() {
     assert_eq!(gate.upstream().requests().len(), seen);
 }
 
-/// A Debian service program on a free port, ended when dropped.
-struct Service {
-    _process: Process,
-    address: SocketAddr,
-}
-
-/// Starts a service that listens where it is told to, on a port that was free a moment ago, until `ready` answers 200.
-fn serve_until_ready(ready: &str, start: impl Fn(SocketAddr) -> Command) -> Service {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let process = Process::spawn(start(address));
-    let deadline = std::time::Instant::now() + crate::harness::DEADLINE;
-    loop {
-        assert!(std::time::Instant::now() < deadline, "the service is not ready");
-        let up = std::net::TcpStream::connect(address).is_ok() && Caller::new(address, None).get(ready).status == 200;
-        if up {
-            return Service { _process: process, address };
-        }
-    }
-}
-
 #[test]
 fn debians_prometheus_is_queried_by_promtool_through_the_gate() {
     if !is_installed("prometheus") || !is_installed("promtool") {
@@ -170,7 +139,7 @@ fn debians_prometheus_is_queried_by_promtool_through_the_gate() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("prometheus.yml"), "global: {}\n").expect("writable");
-    let prometheus = serve_until_ready("/-/ready", |address| {
+    let prometheus = Service::start("/-/ready", |address| {
         let mut command = Command::new("prometheus");
         command.current_dir(folder.path()).args([
             "--config.file=prometheus.yml".to_owned(),
@@ -213,7 +182,7 @@ fn debians_pushgateway_is_pushed_to_by_prometheus_client_through_the_gate() {
     if !is_installed("prometheus-pushgateway") || !has_module("prometheus_client", None) {
         return;
     }
-    let pushgateway = serve_until_ready("/-/ready", |address| {
+    let pushgateway = Service::start("/-/ready", |address| {
         let mut command = Command::new("prometheus-pushgateway");
         command.arg(format!("--web.listen-address={address}"));
         command

@@ -232,6 +232,11 @@ impl TlsClient {
     ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
         let mut socket = TcpStream::connect_timeout(&address, DEADLINE)?;
         socket.write_all(header)?;
+        self.shake_on(socket, name)
+    }
+
+    /// As [`TlsClient::shake`], over a connection that is there.
+    pub fn shake_on(&self, socket: TcpStream, name: &str) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(DEADLINE))?;
         socket.set_write_timeout(Some(DEADLINE))?;
