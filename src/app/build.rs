@@ -78,9 +78,11 @@ pub(super) fn gate(
     let workers = config.listen.workers.get();
     let previous = before.map(|(_, gate)| gate.upstreams.as_slice()).unwrap_or_default();
     let succeed = |UpstreamConfig { name, urls, settings }: &UpstreamConfig| {
-        Upstream::succeed(previous, name, urls, settings, workers, metrics)
+        let upstream = Upstream::succeed(previous, name, urls, settings, workers, metrics);
+        upstream.with_context(|| format!("upstream.{name}.tls"))
     };
-    let upstreams: Vec<Arc<Upstream<RequestBody>>> = config.upstreams.iter().map(succeed).collect();
+    let upstreams = config.upstreams.iter().map(succeed);
+    let upstreams: Vec<Arc<Upstream<RequestBody>>> = upstreams.collect::<Result<_, _>>()?;
     let buckets = before.map(|(_, gate)| buckets(gate)).unwrap_or_default();
     let route = |(pattern, line): (&Pattern, &RouteConfig)| {
         let upstream = Arc::clone(&upstreams[line.upstream]);

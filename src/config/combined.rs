@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::ops;
 use crate::settings::{Node, Section, Value};
 use crate::tls;
-use crate::upstream::{self, Url};
+use crate::upstream::{self, Url, Urls};
 
 use super::{Config, UpstreamConfig, routes};
 
@@ -64,7 +64,7 @@ fn includes(one: SocketAddr, other: SocketAddr) -> bool {
 
 /// Whether a connection to `url` ends at this listener. Names but `localhost` are not resolved.
 fn is_same_place(listener: SocketAddr, url: &Url) -> bool {
-    let (host, port) = url.target();
+    let Some((host, port)) = url.target() else { return false };
     let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
     let targets = match host.parse().map(|address: IpAddr| address.to_canonical()) {
         // The kernel connects these to the machine itself.
@@ -104,6 +104,7 @@ fn check_effects(config: &Config, section: &mut Section<'_>) {
         let upstream = config.upstreams.iter().find(|upstream| upstream.name == entry.name);
         if let (Some(upstream), Some(mut section)) = (upstream, inside(&entry.node)) {
             check_upstream(upstream, &mut section);
+            check_wires(upstream, &mut section);
         }
     }
     let sources = section.node("credentials").and_then(|credentials| inside(&credentials)?.node("from"));
@@ -129,6 +130,21 @@ fn check_upstream(upstream: &UpstreamConfig, section: &mut Section<'_>) {
     }
 }
 
+/// Options of wires that are never used would be taken for protection, or for limits.
+fn check_wires(UpstreamConfig { urls, settings, .. }: &UpstreamConfig, section: &mut Section<'_>) {
+    let tls = section.node("tls").filter(|_| settings.tls != tls::ClientSettings::default());
+    if let Some(tls) = tls.filter(|_| !urls.iter().any(Url::is_https)) {
+        tls.problem::<()>(format!("{} has no effect on {urls}; write https:// or leave it out", tls.path()));
+    }
+    let http2 = section.node("http2").filter(|_| settings.http2 != upstream::Http2::default());
+    if let Some(http2) = http2.filter(|_| !urls.iter().any(|url| settings.protocol.may_be_http2(url))) {
+        http2.problem::<()>(format!(
+            "{} has no effect: HTTP/1.1 is spoken to {urls}; add protocol = \"http2\" or leave it out",
+            http2.path()
+        ));
+    }
+}
+
 /// The files that a configuration names, beside the configuration itself: one that cannot be used is told where.
 pub(super) struct Files;
 
@@ -145,7 +161,22 @@ impl Value for Files {
                 check_tls(&node, settings);
             }
         }
+        let upstreams = section.node("upstream").and_then(|node| node.entries());
+        upstreams.iter().flatten().for_each(|entry| check_upstream_tls(&entry.node));
         Some(Self)
+    }
+}
+
+fn check_upstream_tls(node: &Node<'_>) {
+    let Some(mut upstream) = inside(node) else { return };
+    let urls = upstream.node("url").and_then(|url| Urls::read(&url));
+    let Some(node) = upstream.node("tls").filter(|_| urls.is_some_and(|urls| urls.iter().any(Url::is_https))) else {
+        return;
+    };
+    let Some(mut settings) = tls::ClientSettings::read(&node) else { return };
+    settings.anchor(node.folder());
+    if let Err(error) = tls::Client::new(&settings) {
+        node.problem::<()>(format!("{}: {:#}", node.path(), anyhow::Error::new(error)));
     }
 }
 

@@ -114,6 +114,8 @@ impl Config {
         let config = finished(reading, config);
         let named = config.iter().filter_map(|config| config.keys.root_key_file.as_deref());
         files.extend(named.map(FileState::of));
+        let upstreams = config.iter().flat_map(|config| &config.upstreams);
+        files.extend(upstreams.flat_map(|upstream| upstream.settings.tls.files()).map(FileState::of));
         (config.map_err(ConfigError::from), files)
     }
 
@@ -189,6 +191,9 @@ impl Config {
         self.tls.anchor(folder);
         if let Some(file) = &mut self.keys.root_key_file {
             *file = folder.join(&file);
+        }
+        for upstream in &mut self.upstreams {
+            upstream.settings.tls.anchor(folder);
         }
     }
 }

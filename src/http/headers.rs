@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA,
 };
 use ipnet::IpNet;
 
@@ -104,7 +104,37 @@ pub fn prepare_request<'s, S: Iterator<Item = &'s Source>>(
 /// Makes an upstream's header fields those that the client gets.
 pub fn prepare_response(headers: &mut HeaderMap) {
     drop_connection_named(headers);
-    drop_fields(headers, |name| is_hop_by_hop(name.as_str()) || name.as_str().starts_with(IDENTITY_PREFIX));
+    drop_fields(headers, |name| is_dropped_from_response(name.as_str()));
+}
+
+pub(super) fn is_dropped_from_response(name: &str) -> bool {
+    is_hop_by_hop(name) || name.starts_with(IDENTITY_PREFIX)
+}
+
+/// What a request says of trailers to the next hop, which [`prepare_request`] drops: `TE: trailers`, and the names that
+/// it announces.
+pub struct TrailerTerms {
+    takes_trailers: bool,
+    announced: Option<HeaderValue>,
+}
+
+impl TrailerTerms {
+    /// To be read before the fields are rewritten.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut codings = headers.get_all(TE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        let takes_trailers = codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        Self { takes_trailers, announced: headers.get(TRAILER).cloned() }
+    }
+
+    /// Says it to the upstream. Only a body of unknown length can have trailers.
+    pub fn tell(self, headers: &mut HeaderMap, is_length_known: bool) {
+        if self.takes_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        if let Some(announced) = self.announced.filter(|_| !is_length_known) {
+            headers.insert(TRAILER, announced);
+        }
+    }
 }
 
 /// RFC 9110 §7.6.1: fields that `Connection` names are for the next hop alone. The two that frame and address the
@@ -133,7 +163,7 @@ fn drop_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool
     }
 }
 
-fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
+pub(super) fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
     if name.bytes().any(|byte| byte == b'_' || byte == b'.') {
         return is_special_in_disguise(name);
     }
@@ -143,7 +173,8 @@ fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
         || (!peer_trusted && is_claim_of_origin(name))
 }
 
-fn carries_key<'s>(name: &str, mut sources: impl Iterator<Item = &'s Source>) -> bool {
+/// Whether one of the `sources` reads its key from the field `name`, in whatever spelling.
+pub fn carries_key<'s>(name: &str, mut sources: impl Iterator<Item = &'s Source>) -> bool {
     let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
     sources.any(|source| match source {
         Source::Basic | Source::Bearer => false,

@@ -9,6 +9,7 @@ pub mod overrides;
 mod problem;
 mod refusal;
 mod request_id;
+pub mod trailers;
 
 pub use problem::{FieldError, Problem};
 pub use refusal::{Challenge, Refusal};

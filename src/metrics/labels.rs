@@ -145,6 +145,8 @@ labels! {
         /// The connection ended before the response began.
         Reset = "reset",
         ResponseTimeout = "response_timeout",
+        /// No connection could be secured.
+        Tls = "tls",
         /// Every target was left out, so none was asked.
         Unavailable = "unavailable",
     }

@@ -3,6 +3,7 @@
 //! Invariant: a response body that did not reach its end is an error to the connection, so that no client takes a cut
 //! body for a whole one.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -14,11 +15,14 @@ use http::StatusCode;
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
+use crate::credential::Source;
 use crate::http::framing::Malformed;
+use crate::http::trailers::TooLarge;
+use crate::http::{headers, trailers};
 use crate::metrics::UpstreamFailure;
 use crate::server::Timer;
 use crate::settings::ByteSize;
-use crate::upstream::Lease;
+use crate::upstream::{CutError, Lease, RequestContent, ResponseBody, Unread};
 
 use super::account::Account;
 use super::tunnel::Opening;
@@ -29,20 +33,34 @@ pub enum BodyError {
     #[error("the request's body broke off")]
     Broken(#[source] hyper::Error),
     #[error("the upstream's body broke off")]
-    Cut(#[source] hyper::Error),
+    Cut(#[source] CutError),
     #[error("the key admits the request no more")]
     Revoked,
     #[error("the response took longer than its deadline")]
     Stalled,
     #[error("the request's body is too large")]
     TooLarge,
+    #[error(transparent)]
+    Trailers(#[from] TooLarge),
 }
 
-/// The body of a request on its way to the upstream. Trailers end here (RFC 9110 §6.5.1 lets a proxy drop them).
+/// The body of a request on its way to the upstream.
 pub struct RequestBody {
     incoming: Incoming,
     left: u64,
     upload: Arc<Upload>,
+    /// Fields of the trailers that a key may be in.
+    key_fields: Vec<Source>,
+    /// What was sent to an upstream that gave it back.
+    returned: Option<Returned>,
+}
+
+/// A body's beginning, to be sent again.
+#[derive(Default)]
+struct Returned {
+    pieces: VecDeque<Bytes>,
+    trailers: Option<http::HeaderMap>,
+    bytes: u64,
 }
 
 /// How the sending of a request's body goes, for whoever waits for the response.
@@ -96,7 +114,13 @@ impl RequestBody {
         }
         let state = if incoming.is_end_stream() { UploadState::Done } else { UploadState::Running };
         let upload = Upload { begun, progress: AtomicU64::new(0), state: AtomicU8::new(state as u8) };
-        Ok(Self { incoming, left, upload: Arc::new(upload) })
+        Ok(Self { incoming, left, upload: Arc::new(upload), key_fields: Vec::new(), returned: None })
+    }
+
+    /// Keeps the upstream from getting trailers that one of these reads keys from.
+    pub(super) fn hiding<'s>(mut self, sources: impl Iterator<Item = &'s Source>) -> Self {
+        self.key_fields.extend(sources.filter(|source| matches!(source, Source::Header(_))).cloned());
+        self
     }
 
     pub(super) fn upload(&self) -> Arc<Upload> {
@@ -112,6 +136,40 @@ impl RequestBody {
         self.upload.progress(if self.incoming.is_end_stream() { UploadState::Done } else { UploadState::Running });
         Ok(())
     }
+
+    fn take_trailers(&self, mut trailers: http::HeaderMap) -> Result<Frame<Bytes>, BodyError> {
+        let prepared = trailers::prepare_request(&mut trailers, |name| {
+            headers::carries_key(name.as_str(), self.key_fields.iter())
+        });
+        self.upload.progress(if prepared.is_ok() { UploadState::Done } else { UploadState::TooLarge });
+        prepared?;
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn take_returned(&mut self) -> Option<Frame<Bytes>> {
+        let returned = self.returned.as_mut()?;
+        if let Some(piece) = returned.pieces.pop_front() {
+            returned.bytes -= piece.len() as u64;
+            return Some(Frame::data(piece));
+        }
+        self.returned.take()?.trailers.map(Frame::trailers)
+    }
+}
+
+impl RequestContent for RequestBody {
+    fn unread(&mut self, unread: Unread) {
+        let Unread { pieces, trailers } = unread;
+        if pieces.is_empty() && trailers.is_none() {
+            return;
+        }
+        // What an earlier attempt gave back and this one did not come to follows.
+        let returned = self.returned.get_or_insert_default();
+        returned.bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        for piece in pieces.into_iter().rev() {
+            returned.pieces.push_front(piece);
+        }
+        returned.trailers = returned.trailers.take().or(trailers);
+    }
 }
 
 impl HttpBody for RequestBody {
@@ -119,32 +177,38 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        loop {
-            return match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(None) => {
-                    self.upload.progress(UploadState::Done);
-                    Poll::Ready(None)
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    let state = if is_timeout(&error) { UploadState::TimedOut } else { UploadState::Broken };
-                    self.upload.progress(state);
-                    Poll::Ready(Some(Err(BodyError::Broken(error))))
-                }
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(piece) => Poll::Ready(Some(self.take(&piece).map(|()| Frame::data(piece)))),
-                    Err(_trailers) => continue,
-                },
-            };
+        if let Some(frame) = self.take_returned() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                self.upload.progress(UploadState::Done);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let state = if is_timeout(&error) { UploadState::TimedOut } else { UploadState::Broken };
+                self.upload.progress(state);
+                Poll::Ready(Some(Err(BodyError::Broken(error))))
+            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(match frame.into_data() {
+                Ok(piece) => self.take(&piece).map(|()| Frame::data(piece)),
+                Err(frame) => self.take_trailers(frame.into_trailers().unwrap_or_default()),
+            })),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.returned.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let rest = self.incoming.size_hint();
+        let returned = self.returned.as_ref().map_or(0, |returned| returned.bytes);
+        match rest.exact() {
+            Some(rest) => SizeHint::with_exact(rest + returned),
+            None => rest,
+        }
     }
 }
 
@@ -168,7 +232,7 @@ enum BodyKind {
 
 /// A body that an upstream is still sending.
 pub(super) struct Streamed {
-    pub(super) incoming: Incoming,
+    pub(super) incoming: ResponseBody,
     pub(super) lease: Option<Lease<RequestBody>>,
     pub(super) timer: Timer,
     /// The longest wait between two pieces; `None`: as long as it takes.
@@ -233,7 +297,8 @@ impl HttpBody for Body {
         if let (Poll::Ready(frame), Some(account)) = (&polled, &mut self.account) {
             let piece = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
             account.bytes += piece.map_or(0, |piece| piece.len() as u64);
-            account.complete |= frame.is_none() || ended;
+            let is_trailers = frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+            account.complete |= frame.is_none() || ended || is_trailers;
         }
         polled
     }
@@ -271,31 +336,35 @@ impl Streamed {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        loop {
-            return match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Pending => self.wait(cx),
-                Poll::Ready(None) => {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => self.wait(cx),
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.metrics.failed(UpstreamFailure::BodyCut);
+                tracing::debug!(error = %error, "the upstream's body broke off");
+                Poll::Ready(Some(Err(BodyError::Cut(error))))
+            }
+            // A client that takes little at a time may never leave us waiting for the upstream.
+            Poll::Ready(Some(Ok(_))) if self.until.is_some_and(|until| Instant::now() >= until) => {
+                Poll::Ready(Some(Err(BodyError::Stalled)))
+            }
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                self.wait_until = None;
+                if self.incoming.is_end_stream() {
                     self.finish();
-                    Poll::Ready(None)
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    self.metrics.failed(UpstreamFailure::BodyCut);
-                    tracing::debug!(error = %error, "the upstream's body broke off");
-                    Poll::Ready(Some(Err(BodyError::Cut(error))))
-                }
-                // A client that takes little at a time may never leave us waiting for the upstream.
-                Poll::Ready(Some(Ok(_))) if self.until.is_some_and(|until| Instant::now() >= until) => {
-                    Poll::Ready(Some(Err(BodyError::Stalled)))
-                }
-                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
-                    self.wait_until = None;
-                    if self.incoming.is_end_stream() {
-                        self.finish();
-                    }
-                    Poll::Ready(Some(Ok(frame)))
-                }
-                Poll::Ready(Some(Ok(_trailers))) => continue,
-            };
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.wait_until = None;
+                self.finish();
+                let mut trailers = frame.into_trailers().unwrap_or_default();
+                let prepared = trailers::prepare_response(&mut trailers);
+                Poll::Ready(Some(prepared.map(|()| Frame::trailers(trailers)).map_err(BodyError::Trailers)))
+            }
         }
     }
 

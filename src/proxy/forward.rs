@@ -14,7 +14,7 @@ use crate::http::{Refusal, headers};
 use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
 use crate::server::Exchange;
-use crate::upstream::{Blame, Lease, UpstreamError};
+use crate::upstream::{Blame, Lease, ResponseBody, UpstreamError};
 
 use super::account::Account;
 use super::admit::Admitted;
@@ -37,7 +37,7 @@ pub(super) struct Passage<'p> {
 /// How long an upstream's connection may take to be handed over after its 101: it is all here already.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Answer = (Response<Incoming>, Lease<RequestBody>);
+type Answer = (Response<ResponseBody>, Lease<RequestBody>);
 
 impl Door {
     /// Forwards a request that has a [`Permit`].
@@ -53,7 +53,10 @@ impl Door {
         let max = route.settings.max_body;
         let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
+        let body = body.hiding(gate.sources.iter().chain(&route.settings.sources));
+        let trailer_terms = headers::TrailerTerms::of(&parts.headers);
         let response_fields = rewrite::prepare(&admitted, gate, origin, &mut parts, &mut account.request_id)?;
+        trailer_terms.tell(&mut parts.headers, body.size_hint().exact().is_some());
         // hyper would send a body of unknown length with GET as none at all.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -173,7 +176,9 @@ impl Wait<'_> {
             UpstreamError::Busy | UpstreamError::QueueFull | UpstreamError::QueueTimeout => Refusal::UpstreamBusy,
             UpstreamError::ConnectTimeout => Refusal::UpstreamTimeout,
             UpstreamError::Invalid(_) => Refusal::UpstreamInvalid,
-            UpstreamError::Reset(_) | UpstreamError::Unreachable(_) => Refusal::UpstreamUnreachable,
+            UpstreamError::Reset(_) | UpstreamError::Tls(_) | UpstreamError::Unreachable(_) => {
+                Refusal::UpstreamUnreachable
+            }
             UpstreamError::Unavailable { wait } => Refusal::UpstreamUnavailable { wait: *wait },
         }
     }
@@ -189,14 +194,22 @@ struct Streaming<'s> {
 }
 
 impl Streaming<'_> {
-    async fn switch(self, response: Response<Incoming>, lease: Lease<RequestBody>) -> Result<Response<Body>, Refusal> {
+    async fn switch(
+        self,
+        response: Response<ResponseBody>,
+        lease: Lease<RequestBody>,
+    ) -> Result<Response<Body>, Refusal> {
         let until = Instant::now() + SWITCH_TIMEOUT;
         let mut answer = tunnel::open(response, lease, self.exchange, until).await?;
         self.response_fields.apply(answer.headers_mut());
         Ok(answer)
     }
 
-    fn pass_on(self, mut response: Response<Incoming>, lease: Lease<RequestBody>) -> Result<Response<Body>, Refusal> {
+    fn pass_on(
+        self,
+        mut response: Response<ResponseBody>,
+        lease: Lease<RequestBody>,
+    ) -> Result<Response<Body>, Refusal> {
         let upstream = &self.route.upstream;
         // No request of ours asks for another protocol, so an upstream that switches to one has lost its way.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {

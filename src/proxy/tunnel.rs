@@ -10,14 +10,13 @@ use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::{Refusal, headers};
 use crate::server::{self, ClientSocket, Exchange};
-use crate::upstream::Lease;
+use crate::upstream::{Lease, ResponseBody};
 
 use super::account::Account;
 use super::body::{Body, RequestBody};
@@ -43,7 +42,7 @@ pub(super) struct Opening {
 /// # Errors
 /// When it has not.
 pub(super) async fn open(
-    mut response: Response<Incoming>,
+    mut response: Response<ResponseBody>,
     lease: Lease<RequestBody>,
     exchange: &Exchange,
     until: Instant,

@@ -15,7 +15,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
-use super::files::{self, Error, Reader};
+use super::files::{self, Error, Fingerprint, Reader};
 use super::verifier::OwnOr;
 use crate::settings::settings;
 
@@ -40,6 +40,11 @@ impl ClientSettings {
             *path = folder.join(&path);
         }
     }
+
+    /// All files that they name.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(PathBuf::as_path)
+    }
 }
 
 /// A client's configuration. Cheap to clone.
@@ -47,6 +52,8 @@ impl ClientSettings {
 pub struct Client {
     connector: TlsConnector,
     server_name: Option<ServerName<'static>>,
+    /// Of what the files held.
+    fingerprint: Fingerprint,
 }
 
 impl Client {
@@ -109,7 +116,12 @@ impl Client {
         // A resumed session is not verified again, and would outlive the certificate that it began with. Connections are
         // kept and used again, so that there is little to gain.
         config.resumption = Resumption::disabled();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name, fingerprint: reader.fingerprint() })
+    }
+
+    /// Whether the files held the same when `other` was made of the same settings.
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
     }
 
     /// Shakes hands over `stream` with the server called `server_name`, a host name or an address, unless the settings

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
 
 use super::balance::Positions;
+use super::body::ResponseBody;
 use super::outgoing::Outgoing;
 use super::queue::Place;
 use super::retry::{self, Again};
 use super::standing::{Fault, Role};
 use super::target::{Failure, Via};
-use super::{Upstream, UpstreamError, pool};
+use super::{RequestContent, Upstream, UpstreamError, pool};
 use crate::metrics::{Retry, UpstreamFailure};
 
 /// Says, before a wait for a response is given up, that the target is to blame: it has had the time that it was owed.
@@ -27,27 +27,22 @@ impl Blame {
 }
 
 /// What a response keeps until its body was read: a connection, and the request's place among those that run. Dropped
-/// without [`Lease::finish`], the connection closes.
+/// without [`Lease::finish`], the connection closes; one that others use ends this exchange alone.
 pub struct Lease<B> {
     connection: pool::Lease<Outgoing<B>>,
     _place: Option<Place>,
 }
 
-impl<B: Send + 'static> Lease<B> {
+impl<B: RequestContent> Lease<B> {
     /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
     pub fn finish(self) {
         self.connection.finish();
     }
 }
 
-type Answer<L> = (Response<Incoming>, L);
+type Answer<L> = (Response<ResponseBody>, L);
 
-impl<B> Upstream<B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: RequestContent> Upstream<B> {
     /// Sends one request from worker number `worker` and waits for the head of its response. The body streams on; the
     /// [`Lease`] must be given back with [`Lease::finish`] once it was read to its end.
     ///
@@ -168,12 +163,7 @@ struct Course<'c, B> {
     attempts_left: u32,
 }
 
-impl<B> Course<'_, B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: RequestContent> Course<'_, B> {
     async fn attempt(
         &mut self,
         next: Next<B>,
@@ -225,12 +215,7 @@ impl<B> Next<B> {
 }
 
 /// An attempt that is under way: when it is dropped, somebody stopped waiting.
-struct Attempt<'a, B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+struct Attempt<'a, B: RequestContent> {
     upstream: &'a Upstream<B>,
     position: usize,
     role: Role,
@@ -238,12 +223,7 @@ where
     is_settled: bool,
 }
 
-impl<B> Drop for Attempt<'_, B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: RequestContent> Drop for Attempt<'_, B> {
     fn drop(&mut self) {
         if self.is_settled {
             return;

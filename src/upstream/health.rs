@@ -15,7 +15,7 @@ use http_body_util::Empty;
 use tokio::time::timeout;
 
 use super::balance::jittered;
-use super::resolve::Resolver;
+use super::dial::Dialer;
 use super::standing::{Checker, Standing};
 use super::statuses::Statuses;
 use super::target::OpenSlot;
@@ -62,7 +62,7 @@ pub(super) struct Checks {
     /// What requests to the target name as their host.
     pub(super) host: HeaderValue,
     pub(super) settings: super::Settings,
-    pub(super) resolver: Arc<Resolver>,
+    pub(super) dialer: Dialer,
     pub(super) standing: Arc<Standing>,
     pub(super) checker: Checker,
 }
@@ -128,7 +128,7 @@ impl Checks {
         fields.insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
         let slot = OpenSlot::extra();
-        let mut connection = connection::open(&self.resolver, &self.settings, slot).await?;
+        let mut connection = connection::open(&self.dialer, self.settings.protocol, &self.settings, slot).await?;
         let response = connection.send(request).await.map_err(|failure| failure.error)?;
         Ok(response.status())
     }

@@ -7,45 +7,61 @@
 //! so that nothing is shared while requests run, but for what several targets are compared by.
 
 mod balance;
+mod body;
 mod connection;
+mod dial;
 mod dispatch;
 mod health;
+mod http1;
+mod http2;
+mod metered;
 mod outgoing;
 mod pool;
+mod protocol;
 mod queue;
 mod resolve;
 mod retry;
 mod standing;
 mod statuses;
+mod stream;
 mod target;
+mod upload;
 mod url;
 mod urls;
 
+use std::error::Error;
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
+use hyper::body::Body;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::metrics::{Metrics, UpstreamFailure, UpstreamMetrics};
 use crate::settings::{ByteSize, settings};
+use crate::tls;
 
 pub use balance::Balance;
+pub use body::{CutError, ResponseBody};
 pub use dispatch::{Blame, Lease};
 pub use health::{CheckPath, Settings as Health};
+pub use protocol::{Http2, Protocol, Window};
 pub use retry::{Percent, Settings as Retry};
 pub use standing::Settings as Eject;
 pub use statuses::Statuses;
-pub use url::Url;
+pub use upload::Unread;
+pub use url::{Place, Url};
 pub use urls::Urls;
 
+use dial::Dialer;
 use health::Checks;
 use outgoing::Outgoing;
 use queue::Queue;
-use resolve::Resolver;
 use retry::Budget;
 use standing::Standing;
 use target::Target;
@@ -55,7 +71,9 @@ settings! {
     pub struct Settings {
         /// How requests are spread over several targets.
         pub balance: Balance = Balance::LeastRequests,
-        /// Until the TCP connection is there, over all addresses of the target.
+        /// What is spoken to it.
+        pub protocol: Protocol = Protocol::Auto,
+        /// Until the connection is there, over all addresses of the target, TLS included.
         pub connect_timeout: Duration = Duration::from_secs(5),
         /// From the last byte of the request to the head of the response; a route's own `timeout` ends it earlier.
         pub response_timeout: Duration = Duration::from_secs(60),
@@ -81,31 +99,46 @@ settings! {
         pub retry: Retry = Retry::default(),
         pub health: Health = Health::default(),
         pub eject: Eject = Eject::default(),
+        /// `[upstream.NAME.http2]`: the limits of an HTTP/2 connection.
+        pub http2: Http2 = Http2::default(),
+        /// `[upstream.NAME.tls]`: how `https` targets are verified, and what is shown to them.
+        pub tls: tls::ClientSettings = tls::ClientSettings::default(),
     }
 }
 
-/// Why an exchange ended without a response head.
-#[derive(Debug, thiserror::Error)]
+/// A request's body, as upstreams are sent it.
+pub trait RequestContent:
+    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static
+{
+    /// Puts back what was read of it, for another attempt: it comes first, and then what is still unread.
+    fn unread(&mut self, unread: Unread);
+}
+
+/// Why an exchange ended without a response head. Clones share their source.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
     #[error("there is no room for another connection")]
     Busy,
     #[error("connecting timed out")]
     ConnectTimeout,
     #[error("the response is not valid")]
-    Invalid(#[source] hyper::Error),
+    Invalid(#[source] Arc<dyn Error + Send + Sync>),
     #[error("as many requests as allowed are running and waiting")]
     QueueFull,
     #[error("no place came free in time")]
     QueueTimeout,
     #[error("the connection broke before the response")]
-    Reset(#[source] hyper::Error),
+    Reset(#[source] Arc<dyn Error + Send + Sync>),
+    /// The other end did not prove that it is who was asked for, or speaks no TLS, or not what must be spoken over it.
+    #[error("no connection could be secured")]
+    Tls(#[source] Arc<io::Error>),
     #[error("every target is left out")]
     Unavailable {
         /// Until one of them may be back.
         wait: Duration,
     },
     #[error("cannot connect")]
-    Unreachable(#[source] std::io::Error),
+    Unreachable(#[source] Arc<io::Error>),
 }
 
 impl UpstreamError {
@@ -117,9 +150,29 @@ impl UpstreamError {
             Self::QueueFull => UpstreamFailure::QueueFull,
             Self::QueueTimeout => UpstreamFailure::QueueTimeout,
             Self::Reset(_) => UpstreamFailure::Reset,
+            Self::Tls(_) => UpstreamFailure::Tls,
             Self::Unavailable { .. } => UpstreamFailure::Unavailable,
             Self::Unreachable(_) => UpstreamFailure::Connect,
         }
+    }
+
+    fn invalid(source: impl Error + Send + Sync + 'static) -> Self {
+        Self::Invalid(Arc::new(source))
+    }
+
+    fn reset(source: impl Error + Send + Sync + 'static) -> Self {
+        Self::Reset(Arc::new(source))
+    }
+
+    /// What h2 itself found wrong is no valid response; the rest is the other end's or the network's doing.
+    fn http2(error: h2::Error) -> Self {
+        if error.is_library() { Self::invalid(error) } else { Self::reset(error) }
+    }
+
+    /// Whether it was the request's own body that broke off.
+    fn is_of_request(&self) -> bool {
+        let Self::Reset(source) = self else { return false };
+        source.is::<upload::Broken>() || source.downcast_ref().is_some_and(hyper::Error::is_user)
     }
 }
 
@@ -134,6 +187,7 @@ pub struct Upstream<B> {
     targets: Vec<Arc<Target<Outgoing<B>>>>,
     queue: Option<Queue>,
     budget: Budget,
+    tls: Option<tls::Client>,
     /// Checks and look-ups, while it is in use.
     background: Mutex<Option<JoinSet<()>>>,
 }
@@ -152,9 +206,14 @@ impl<B> Upstream<B> {
     }
 }
 
-impl<B: Send + 'static> Upstream<B> {
+impl<B: RequestContent> Upstream<B> {
     /// Makes an upstream that takes the place of one of the same name in `previous`: the very same when nothing has
     /// changed, else a new one that knows of the targets that stay what the old one knew. Of use after [`take_over`].
+    ///
+    /// Reads the files of `settings.tls` if a target is `https`. Blocking.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
     pub fn succeed(
         previous: &[Arc<Self>],
         name: &str,
@@ -162,25 +221,33 @@ impl<B: Send + 'static> Upstream<B> {
         settings: &Settings,
         workers: usize,
         metrics: &Metrics,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, tls::Error> {
+        let tls = if urls.iter().any(Url::is_https) { Some(tls::Client::new(&settings.tls)?) } else { None };
         let old = previous.iter().find(|old| old.name == name);
-        if let Some(old) = old.filter(|old| old.urls == *urls && old.settings == *settings) {
-            return Arc::clone(old);
+        let is_as_before = |old: &&Arc<Self>| {
+            let same_files = match (&old.tls, &tls) {
+                (Some(old), Some(new)) => old.is_as(new),
+                (old, new) => old.is_none() && new.is_none(),
+            };
+            old.urls == *urls && old.settings == *settings && same_files
+        };
+        if let Some(old) = old.filter(is_as_before) {
+            return Ok(Arc::clone(old));
         }
         let is_only = urls.iter().len() == 1;
         let target = |url: &Url| {
             let known = old.and_then(|old| old.targets.iter().find(|target| target.url == *url));
-            let (standing, resolver) = match known {
-                Some(target) => (Arc::clone(&target.standing), Arc::clone(&target.resolver)),
+            let (standing, dialer) = match known {
+                Some(target) => (Arc::clone(&target.standing), target.dialer.with(tls.as_ref())),
                 None => {
                     let metrics = metrics.target(name, &url.to_string());
-                    (Arc::new(Standing::new(metrics)), Arc::new(Resolver::new(url)))
+                    (Arc::new(Standing::new(metrics)), Dialer::new(url, tls.as_ref()))
                 }
             };
-            Arc::new(Target::new(url.clone(), settings.clone(), workers, standing, resolver, is_only))
+            Arc::new(Target::new(url.clone(), settings.clone(), dialer, workers, standing, is_only))
         };
         let metrics = metrics.upstream(name);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             name: name.to_owned(),
             host: urls.iter().next().map_or(HeaderValue::from_static(""), host_of),
             targets: urls.iter().map(target).collect(),
@@ -189,8 +256,9 @@ impl<B: Send + 'static> Upstream<B> {
             settings: settings.clone(),
             urls: urls.clone(),
             metrics,
+            tls,
             background: Mutex::default(),
-        })
+        }))
     }
 
     /// Starts what goes on beside the requests, unless it goes on already.
@@ -213,7 +281,7 @@ impl<B: Send + 'static> Upstream<B> {
 
 /// Ends the checks and look-ups of `previous`, whose requests go on to their end, and starts those of `next`, on the
 /// runtime `control`, so that they slow no request. What is in both goes on.
-pub fn take_over<B: Send + 'static>(previous: &[Arc<Upstream<B>>], next: &[Arc<Upstream<B>>], control: &Handle) {
+pub fn take_over<B: RequestContent>(previous: &[Arc<Upstream<B>>], next: &[Arc<Upstream<B>>], control: &Handle) {
     let stays = |old: &Arc<Upstream<B>>| next.iter().any(|new| Arc::ptr_eq(old, new));
     previous.iter().filter(|old| !stays(old)).for_each(|old| old.retire());
     next.iter().for_each(|new| new.start(control));
@@ -222,8 +290,8 @@ pub fn take_over<B: Send + 'static>(previous: &[Arc<Upstream<B>>], next: &[Arc<U
 /// Starts what goes on for a target beside its requests, and ends what an option no longer asks for.
 fn begin<B>(background: &mut JoinSet<()>, target: &Target<B>, upstream: &str, control: &Handle) {
     let Settings { resolve_interval, eject, health, .. } = &target.settings;
-    if target.resolver.is_name() {
-        background.spawn_on(Arc::clone(&target.resolver).keep(*resolve_interval), control);
+    if let Some(resolver) = target.dialer.resolver() {
+        background.spawn_on(Arc::clone(resolver).keep(*resolve_interval), control);
     }
     if eject.failures.is_none() {
         target.standing.pardon();
@@ -238,7 +306,7 @@ fn begin<B>(background: &mut JoinSet<()>, target: &Target<B>, upstream: &str, co
         url: target.url.clone(),
         host: host_of(&target.url),
         settings: target.settings.clone(),
-        resolver: Arc::clone(&target.resolver),
+        dialer: target.dialer.clone(),
         standing: Arc::clone(&target.standing),
         checker,
     };
@@ -246,6 +314,5 @@ fn begin<B>(background: &mut JoinSet<()>, target: &Target<B>, upstream: &str, co
 }
 
 fn host_of(url: &Url) -> HeaderValue {
-    let authority = url.to_string().trim_start_matches("http://").to_owned();
-    HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("upstream.invalid"))
+    HeaderValue::try_from(url.authority()).unwrap_or_else(|_| HeaderValue::from_static("upstream.invalid"))
 }

@@ -3,12 +3,29 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http_body_util::Empty;
 use hyper::body::{Body, Frame, SizeHint};
+
+use super::{RequestContent, Unread};
 
 /// A body as it was given, or none: what a repeated request carries.
 pub enum Outgoing<B> {
     Given(B),
     Nothing,
+}
+
+impl<B: RequestContent> RequestContent for Outgoing<B> {
+    fn unread(&mut self, unread: Unread) {
+        if let Self::Given(body) = self {
+            body.unread(unread);
+        }
+    }
+}
+
+/// What checks send.
+impl RequestContent for Empty<Bytes> {
+    fn unread(&mut self, _: Unread) {}
 }
 
 impl<B: Body + Unpin> Body for Outgoing<B> {

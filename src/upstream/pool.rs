@@ -1,58 +1,127 @@
-//! Idle connections of one target: last in, first out, a shelf for each worker.
+//! Connections of one target that can take requests: a shelf for each worker.
+//!
+//! HTTP/1.1 connections lie there while they are idle, last in, first out. Those of HTTP/2 stay there from the first
+//! request on, as long as they take more.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::connection::Connection;
-use super::target::{OpenSlot, Target, Visit};
+use super::http1::Http1;
+use super::http2::Http2Connection;
+use super::target::{OpenSlot, Target, Via, Visit};
+use super::{RequestContent, UpstreamError};
 
 struct Idle<B> {
-    connection: Connection<B>,
+    connection: Http1<B>,
     since: Instant,
 }
 
 struct Shelf<B> {
     idle: Vec<Idle<B>>,
+    shared: Vec<Arc<Http2Connection>>,
+    /// Tells how the opening of a connection that others wait for went wrong.
+    opening: Option<watch::Receiver<Option<UpstreamError>>>,
     /// Whether a [`sweep`] of this shelf is running.
     swept: bool,
+}
+
+impl<B> Shelf<B> {
+    fn new() -> Self {
+        Self { idle: Vec::new(), shared: Vec::new(), opening: None, swept: false }
+    }
 }
 
 /// One shelf a worker. A shelf's lock is taken by its own worker's thread, and by another's only
 /// when no connection more may be opened.
 pub(super) struct Pools<B>(Vec<Mutex<Shelf<B>>>);
 
+/// Whose turn it is to open a connection that many can use.
+pub(super) enum Turn<'p, B> {
+    /// Somebody opens one already; ends with the reason when it cannot be opened.
+    Behind(watch::Receiver<Option<UpstreamError>>),
+    Ours(Opening<'p, B>),
+}
+
+/// The opening of a connection that others wait for, until it is dropped.
+pub(super) struct Opening<'p, B> {
+    pools: &'p Pools<B>,
+    worker: usize,
+    failure: watch::Sender<Option<UpstreamError>>,
+}
+
+impl<B> Opening<'_, B> {
+    /// Whoever waits gets the same error: each one's own attempt would end like this one.
+    pub(super) fn failed(&self, error: UpstreamError) {
+        self.failure.send_replace(Some(error));
+    }
+}
+
+impl<B> Drop for Opening<'_, B> {
+    fn drop(&mut self) {
+        self.pools.shelf(self.worker).opening = None;
+    }
+}
+
 impl<B> Pools<B> {
     pub(super) fn new(workers: usize) -> Self {
-        Self((0..workers.max(1)).map(|_| Mutex::new(Shelf { idle: Vec::new(), swept: false })).collect())
+        Self((0..workers.max(1)).map(|_| Mutex::new(Shelf::new())).collect())
     }
 
-    /// The connection that was used last and can take a request now. Closed and stale ones on the way are dropped.
-    pub(super) fn take(&self, worker: usize, idle_timeout: Duration) -> Option<Connection<B>> {
-        let idle = &mut self.shelf(worker).idle;
-        let mut position = idle.len();
+    /// A stream of the first connection that has one, or the connection that was used last and can take a request now.
+    /// Closed and stale ones on the way are dropped.
+    pub(super) fn take(&self, worker: usize, via: Via, idle_timeout: Duration) -> Option<Connection<B>> {
+        let mut shelf = self.shelf(worker);
+        if !shelf.shared.is_empty() {
+            shelf.shared.retain(|connection| connection.is_open());
+            // The first that has room: what is opened for a rush falls idle after it.
+            if let Some(stream) = shelf.shared.iter().find_map(Http2Connection::stream) {
+                return Some(Connection::Http2(stream));
+            }
+        }
+        let idle = &mut shelf.idle;
+        let mut position = if via == Via::Pool { idle.len() } else { 0 };
         while position > 0 {
             position -= 1;
             let candidate = &idle[position];
             if candidate.connection.is_closed() || candidate.since.elapsed() > idle_timeout {
                 idle.remove(position);
             } else if candidate.connection.is_ready() {
-                return Some(idle.remove(position).connection);
+                return Some(Connection::Http1(idle.remove(position).connection));
             }
         }
         None
     }
 
+    /// Lets one request at a time open a connection, where it is likely to be one for all of them.
+    pub(super) fn turn(&self, worker: usize) -> Turn<'_, B> {
+        let opening = &mut self.shelf(worker).opening;
+        if let Some(other) = opening {
+            return Turn::Behind(other.clone());
+        }
+        let (failure, waiting) = watch::channel(None);
+        *opening = Some(waiting);
+        Turn::Ours(Opening { pools: self, worker, failure })
+    }
+
     /// Drops one worker's oldest unused connection, and gives its place away.
     pub(super) fn evict(&self) -> Option<OpenSlot> {
         (0..self.0.len()).find_map(|worker| {
-            let idle = &mut self.shelf(worker).idle;
-            (!idle.is_empty()).then(|| idle.remove(0).connection.slot)
+            let mut shelf = self.shelf(worker);
+            if !shelf.idle.is_empty() {
+                return Some(shelf.idle.remove(0).connection.slot);
+            }
+            let unused = shelf.shared.iter().position(|connection| connection.is_unused())?;
+            // Whoever has just given its last stream back may hold it for a moment more; it is gone then all the same.
+            Arc::into_inner(shelf.shared.remove(unused)).map(|connection| connection.slot)
         })
     }
 
     /// Keeps a connection for the next request; the oldest one makes room when there are `max`. Returns whether the
     /// shelf needs somebody to sweep it.
-    fn put(&self, worker: usize, connection: Connection<B>, max: usize) -> bool {
+    fn put(&self, worker: usize, connection: Http1<B>, max: usize) -> bool {
         let mut shelf = self.shelf(worker);
         if shelf.idle.len() >= max {
             shelf.idle.remove(0);
@@ -61,11 +130,19 @@ impl<B> Pools<B> {
         !std::mem::replace(&mut shelf.swept, true)
     }
 
+    /// Offers a connection to all requests of a worker. Returns whether the shelf needs somebody to sweep it.
+    fn share(&self, worker: usize, connection: Arc<Http2Connection>) -> bool {
+        let mut shelf = self.shelf(worker);
+        shelf.shared.push(connection);
+        !std::mem::replace(&mut shelf.swept, true)
+    }
+
     /// Drops what has been unused for `idle_timeout`. Returns whether anything is left.
     fn prune(&self, worker: usize, idle_timeout: Duration) -> bool {
         let mut shelf = self.shelf(worker);
         shelf.idle.retain(|idle| !idle.connection.is_closed() && idle.since.elapsed() <= idle_timeout);
-        shelf.swept = !shelf.idle.is_empty();
+        shelf.shared.retain(|connection| connection.is_open() && !connection.is_unused_for(idle_timeout));
+        shelf.swept = !shelf.idle.is_empty() || !shelf.shared.is_empty();
         shelf.swept
     }
 
@@ -75,27 +152,43 @@ impl<B> Pools<B> {
     }
 }
 
-/// A connection whose response body is still being read. Dropped without [`Lease::finish`], the connection closes.
+impl<B: RequestContent> Target<B> {
+    /// Offers the connection of a new stream to the requests of a worker.
+    pub(super) fn share(self: &Arc<Self>, worker: usize, connection: Arc<Http2Connection>) {
+        if self.pools.share(worker, connection) {
+            self.sweep(worker);
+        }
+    }
+
+    fn sweep(self: &Arc<Self>, worker: usize) {
+        tokio::spawn(sweep(Arc::downgrade(self), worker, self.settings.idle_timeout));
+    }
+}
+
+/// A connection whose response body is still being read. Dropped without [`Lease::finish`], the connection closes; one
+/// that others use ends this exchange alone.
 pub struct Lease<B> {
     target: Visit<B>,
     worker: usize,
     connection: Connection<B>,
+    /// Whether the connection serves no other request.
+    is_apart: bool,
 }
 
-impl<B: Send + 'static> Lease<B> {
-    pub(super) fn new(target: Visit<B>, worker: usize, connection: Connection<B>) -> Self {
-        Self { target, worker, connection }
+impl<B: RequestContent> Lease<B> {
+    pub(super) fn new(target: Visit<B>, worker: usize, connection: Connection<B>, is_apart: bool) -> Self {
+        Self { target, worker, connection, is_apart }
     }
 
     /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
     pub fn finish(self) {
-        if self.connection.is_closed() || !self.connection.is_clean() {
+        let Connection::Http1(connection) = self.connection else { return };
+        if self.is_apart || connection.is_closed() || !connection.is_clean() {
             return;
         }
         let max = usize::try_from(self.target.settings.idle_max.get()).unwrap_or(usize::MAX);
-        if self.target.pools.put(self.worker, self.connection, max) {
-            let idle_timeout = self.target.settings.idle_timeout;
-            tokio::spawn(sweep(Arc::downgrade(&self.target), self.worker, idle_timeout));
+        if self.target.pools.put(self.worker, connection, max) {
+            self.target.sweep(self.worker);
         }
     }
 }

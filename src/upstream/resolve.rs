@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::UpstreamError;
 use super::balance::jittered;
-use super::url::Url;
 
 /// Look-ups at a time: each blocks a thread.
 const LOOK_UPS_MAX: usize = 4;
@@ -55,8 +54,7 @@ pub(super) struct Origin {
 
 impl Resolver {
     /// An address in numbers is known from the start; a name is once [`Resolver::keep`] has looked it up.
-    pub(super) fn new(url: &Url) -> Self {
-        let (host, port) = url.target();
+    pub(super) fn new(host: &str, port: u16) -> Self {
         let known = match host.parse::<IpAddr>() {
             Ok(address) => Known::Addresses([SocketAddr::new(address, port)].into()),
             Err(_) => Known::Nothing,
@@ -121,7 +119,7 @@ impl Resolver {
         let known = known.wait_for(|known| !matches!(known, Known::Nothing)).await;
         match known.map(|known| known.clone()) {
             Ok(Known::Addresses(addresses)) => Ok(addresses),
-            Ok(Known::Failed(error)) => Err(UpstreamError::Unreachable(std::io::Error::other(error.as_ref()))),
+            Ok(Known::Failed(error)) => Err(unreachable(std::io::Error::other(error.as_ref()))),
             Ok(Known::Nothing) | Err(_) => Err(UpstreamError::ConnectTimeout),
         }
     }
@@ -195,21 +193,25 @@ async fn look_up(host: String, port: u16) -> std::io::Result<Vec<SocketAddr>> {
 }
 
 /// Without a descriptor or a port left, the fault is on this side.
-fn unconnected(error: std::io::Error) -> UpstreamError {
+pub(super) fn unconnected(error: std::io::Error) -> UpstreamError {
     use rustix::io::Errno;
     let ours = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     if ours.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
         return UpstreamError::Busy;
     }
-    UpstreamError::Unreachable(error)
+    unreachable(error)
+}
+
+fn unreachable(error: std::io::Error) -> UpstreamError {
+    UpstreamError::Unreachable(Arc::new(error))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Origin, Resolver, SocketAddr, Url};
+    use super::{Known, Origin, Resolver, SocketAddr};
 
     fn resolver() -> Resolver {
-        Resolver::new(&Url::parse("http://tsdb.test:80").expect("a URL"))
+        Resolver::new("tsdb.test", 80)
     }
 
     fn addresses(texts: &[&str]) -> std::io::Result<Vec<SocketAddr>> {
@@ -260,7 +262,7 @@ mod tests {
 
     #[test]
     fn an_address_in_numbers_is_never_looked_up() {
-        let resolver = Resolver::new(&Url::parse("http://[::1]:80").expect("a URL"));
+        let resolver = Resolver::new("::1", 80);
         assert!(!resolver.is_name());
         assert_eq!(known(&resolver), ["[::1]:80"]);
     }

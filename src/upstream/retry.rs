@@ -100,9 +100,13 @@ impl<B> Again<B> {
     ) -> (UpstreamError, Self) {
         let Failure { error, unsent } = failure;
         let again = match (&error, unsent) {
-            (UpstreamError::Busy | UpstreamError::ConnectTimeout | UpstreamError::Unreachable(_), Some(request)) => {
-                Self::Elsewhere(request)
-            }
+            (
+                UpstreamError::Busy
+                | UpstreamError::ConnectTimeout
+                | UpstreamError::Tls(_)
+                | UpstreamError::Unreachable(_),
+                Some(request),
+            ) => Self::Elsewhere(request),
             (_, Some(request)) => Self::Anywhere(request),
             (UpstreamError::Reset(_), None) => spare.take().map_or(Self::Never, Self::Anywhere),
             (_, None) => Self::Never,

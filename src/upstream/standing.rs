@@ -44,9 +44,11 @@ impl Fault {
     /// `None` when the target is not to blame.
     pub(super) fn of(error: &UpstreamError) -> Option<Self> {
         match error {
-            UpstreamError::ConnectTimeout | UpstreamError::Unreachable(_) => Some(Self::Unreachable),
+            UpstreamError::ConnectTimeout | UpstreamError::Tls(_) | UpstreamError::Unreachable(_) => {
+                Some(Self::Unreachable)
+            }
             // The client's body broke off, and the exchange with it.
-            UpstreamError::Reset(error) if error.is_user() => None,
+            UpstreamError::Reset(_) if error.is_of_request() => None,
             UpstreamError::Invalid(_) | UpstreamError::Reset(_) => Some(Self::Faulty),
             UpstreamError::Busy
             | UpstreamError::QueueFull

@@ -1,30 +1,34 @@
 //! One address of an upstream: its pooled connections, and one attempt at an exchange with it.
 //!
-//! Knows nothing of other targets, and repeats no request of which a byte may have been sent.
+//! Knows nothing of other targets, and repeats no request of which a byte may have been sent, unless the target says that
+//! it did nothing with it.
 
 use std::num::NonZeroU32;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderValue, UPGRADE};
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
 
+use super::body::ResponseBody;
 use super::connection::{self, Connection};
-use super::pool::{Lease, Pools};
-use super::resolve::Resolver;
+use super::dial::Dialer;
+use super::pool::{Lease, Pools, Turn};
+use super::protocol::Protocol;
 use super::standing::Standing;
 use super::url::Url;
-use super::{OwnHost, Settings, UpstreamError, host_of};
+use super::{OwnHost, RequestContent, Settings, UpstreamError, host_of};
 
 pub(super) struct Target<B> {
     pub(super) url: Url,
     host: HeaderValue,
     pub(super) settings: Settings,
     pub(super) pools: Pools<B>,
-    pub(super) resolver: Arc<Resolver>,
+    pub(super) dialer: Dialer,
     pub(super) standing: Arc<Standing>,
+    /// Whether the next connection is likely to be one for many requests.
+    is_shared: AtomicBool,
     open: Arc<AtomicU32>,
     /// Requests whose response has not ended, over all workers. `None` for an only target, which is compared to none.
     in_flight: Option<AtomicU32>,
@@ -33,11 +37,15 @@ pub(super) struct Target<B> {
 /// An attempt that brought no response head.
 pub(super) struct Failure<B> {
     pub(super) error: UpstreamError,
-    /// The request, when no byte of it was sent: another target may get it.
+    /// The request, when the target cannot have acted on it: another one may get it.
     pub(super) unsent: Option<Request<B>>,
 }
 
-/// Which connection an attempt may use.
+/// How often a request may come back from a connection that many use and that ends: a target that is shutting down ends
+/// one after the other.
+const RETURNS_MAX: u32 = 3;
+
+/// Which connection an attempt may use, of those that serve one request at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Via {
     New,
@@ -49,14 +57,15 @@ impl<B> Target<B> {
     pub(super) fn new(
         url: Url,
         settings: Settings,
+        dialer: Dialer,
         workers: usize,
         standing: Arc<Standing>,
-        resolver: Arc<Resolver>,
         is_only: bool,
     ) -> Self {
+        let is_shared = AtomicBool::new(settings.protocol.may_be_http2(&url));
         let in_flight = (!is_only).then(AtomicU32::default);
         let (host, pools) = (host_of(&url), Pools::new(workers));
-        Self { url, host, settings, pools, resolver, standing, open: Arc::default(), in_flight }
+        Self { url, host, settings, pools, dialer, standing, is_shared, open: Arc::default(), in_flight }
     }
 
     /// 0 for an only target.
@@ -65,12 +74,7 @@ impl<B> Target<B> {
     }
 }
 
-impl<B> Target<B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: RequestContent> Target<B> {
     /// Sends one request over a pooled connection or a new one. Pooled ones that turn out dead before a byte was
     /// written are replaced.
     pub(super) async fn send(
@@ -78,44 +82,93 @@ where
         mut request: Request<B>,
         worker: usize,
         via: Via,
-    ) -> Result<(Response<Incoming>, Lease<B>), Failure<B>> {
+    ) -> Result<(Response<ResponseBody>, Lease<B>), Failure<B>> {
         let visit = Visit::new(Arc::clone(self));
         if request.extensions().get::<OwnHost>().is_some() {
             request.headers_mut().insert(HOST, self.host.clone());
         }
+        // A connection that many use cannot become one request's own.
+        let is_apart = request.headers().contains_key(UPGRADE) && self.settings.protocol.may_be_http2(&self.url);
+        let mut returns = 0;
         loop {
-            let pooled = if via == Via::Pool { self.pooled(worker) } else { None };
-            let (mut connection, reused) = match pooled {
-                Some(connection) => (connection, true),
-                None => match self.connect().await {
-                    Ok(connection) => (connection, false),
-                    Err(error) => return Err(Failure { error, unsent: Some(request) }),
-                },
+            let found = if is_apart { self.apart().await } else { self.connection(worker, via).await };
+            let (mut connection, reused) = match found {
+                Ok(found) => found,
+                Err(error) => return Err(Failure { error, unsent: Some(request) }),
             };
             match connection.send(request).await {
-                Ok(response) => return Ok((response, Lease::new(visit, worker, connection))),
-                // The pooled connection had died before a byte was written: another one may do.
-                Err(Failure { unsent: Some(unsent), .. }) if reused => request = unsent,
+                Ok(response) => return Ok((response, Lease::new(visit, worker, connection, is_apart))),
+                Err(Failure { error, unsent: Some(unsent) }) => {
+                    let may_another = match &connection {
+                        // The pooled connection had died before a byte was written: another one may do.
+                        Connection::Http1(_) => reused,
+                        Connection::Http2(stream) => !stream.connection().is_open() && returns < RETURNS_MAX,
+                    };
+                    if !may_another {
+                        return Err(Failure { error, unsent: Some(unsent) });
+                    }
+                    returns += 1;
+                    request = unsent;
+                }
                 Err(failure) => return Err(failure),
             }
         }
     }
 
-    /// A connection that leads where the target is now.
-    fn pooled(&self, worker: usize) -> Option<Connection<B>> {
+    /// A connection that serves one request and no other.
+    async fn apart(&self) -> Result<(Connection<B>, bool), UpstreamError> {
+        Ok((self.connect(Protocol::Http1).await?, false))
+    }
+
+    /// A connection that can take a request now, and whether it has been used before.
+    async fn connection(self: &Arc<Self>, worker: usize, via: Via) -> Result<(Connection<B>, bool), UpstreamError> {
         loop {
-            let mut connection = self.pools.take(worker, self.settings.idle_timeout)?;
-            if self.resolver.still_names(&mut connection.origin) {
+            if let Some(connection) = self.pooled(worker, via) {
+                return Ok((connection, true));
+            }
+            if !self.is_shared.load(Ordering::Relaxed) {
+                return Ok((self.connect_for(worker).await?, false));
+            }
+            match self.pools.turn(worker) {
+                Turn::Ours(opening) => {
+                    let connected = self.connect_for(worker).await.inspect_err(|error| opening.failed(error.clone()));
+                    return Ok((connected?, false));
+                }
+                Turn::Behind(mut other) => {
+                    // It ends without a failure when there is a connection, and when whoever opened it went away.
+                    let failure = other.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+                    if let Some(error) = failure {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection that leads where the target is now.
+    fn pooled(&self, worker: usize, via: Via) -> Option<Connection<B>> {
+        loop {
+            let mut connection = self.pools.take(worker, via, self.settings.idle_timeout)?;
+            if connection.still_leads_to(&self.dialer) {
                 return Some(connection);
             }
         }
     }
 
-    async fn connect(&self) -> Result<Connection<B>, UpstreamError> {
+    async fn connect_for(self: &Arc<Self>, worker: usize) -> Result<Connection<B>, UpstreamError> {
+        let connection = self.connect(self.settings.protocol).await?;
+        if let Connection::Http2(stream) = &connection {
+            self.share(worker, Arc::clone(stream.connection()));
+        }
+        self.is_shared.store(matches!(connection, Connection::Http2(_)), Ordering::Relaxed);
+        Ok(connection)
+    }
+
+    async fn connect(&self, protocol: Protocol) -> Result<Connection<B>, UpstreamError> {
         // An unused connection of another worker's makes room: what is bounded is there to be used.
         let slot = OpenSlot::enter(&self.open, self.settings.connections_max).or_else(|| self.pools.evict());
         let slot = slot.ok_or(UpstreamError::Busy)?;
-        connection::open(&self.resolver, &self.settings, slot).await
+        connection::open(&self.dialer, protocol, &self.settings, slot).await
     }
 }
 

@@ -252,10 +252,12 @@ fn a_route_that_the_key_api_would_hide_is_refused() {
 fn an_upstream_url_is_scheme_host_and_port() {
     let with = |url: &str| SOUND.replace("http://127.0.0.1:9090", url);
     for (wrong, message) in [
-        ("127.0.0.1:9090", "must start with http://"),
+        ("127.0.0.1:9090", "must start with http://, https:// or unix:/"),
         ("file:///etc/passwd", "is not a URL such as"),
         ("ftp://127.0.0.1", "must start with http://"),
-        ("https://127.0.0.1:9090", "https upstreams are not supported yet"),
+        ("unix:run/app.sock", "is written with its whole path"),
+        ("unix:/", "is written with its whole path"),
+        ("unix:", "is written with its whole path"),
         ("http://127.0.0.1:9090/api", "has no path, query or fragment"),
         ("http://127.0.0.1:9090?a=b", "has no path, query or fragment"),
         ("http://127.0.0.1:9090/?", "has no path, query or fragment"),
@@ -270,7 +272,16 @@ fn an_upstream_url_is_scheme_host_and_port() {
     ] {
         refuse(&with(wrong), &[(5, 7, message)]);
     }
-    for right in ["http://127.0.0.1", "http://127.0.0.1/", "http://[::1]:9090", "http://tsdb.internal:9090"] {
+    refuse(&with(&format!("unix:/{}", "x".repeat(107))), &[(5, 7, "at most 107 bytes")]);
+    for right in [
+        "http://127.0.0.1",
+        "http://127.0.0.1/",
+        "http://[::1]:9090",
+        "http://tsdb.internal:9090",
+        "https://tsdb.internal",
+        "https://[::1]:9090",
+        "unix:/run/app.sock",
+    ] {
         accept(&with(right));
     }
 }
@@ -310,6 +321,42 @@ fn options_of_upstreams_that_nothing_comes_of_are_refused() {
         refuse(&with(&format!("retry.budget = {wrong}")), &[(6, 16, "must be a whole number of percent")]);
     }
     refuse(&with("balance = \"random\""), &[(6, 11, "\"least_requests\" or \"first_available\"")]);
+}
+
+#[test]
+fn options_of_a_wire_that_is_not_spoken_are_refused() {
+    let with = |url: &str, lines: &str| SOUND.replace("\"http://127.0.0.1:9090\"", url) + lines;
+    let tls = "[upstream.tsdb.tls]\nserver_name = \"tsdb.internal\"\n";
+    let http2 = "[upstream.tsdb.http2]\nstreams_max = 10\n";
+    let (http, https) = ("\"http://127.0.0.1:9090\"", "\"https://127.0.0.1:9090\"");
+    refuse(&with(http, tls), &[(8, 1, "upstream.tsdb.tls has no effect on http://127.0.0.1:9090; write https://")]);
+    refuse(&with("\"unix:/run/app.sock\"", tls), &[(8, 1, "has no effect on unix:/run/app.sock")]);
+    refuse(&with(http, http2), &[(8, 1, "HTTP/1.1 is spoken to http://127.0.0.1:9090; add protocol = \"http2\"")]);
+    let spoken = |url: &str, protocol: &str| with(&format!("{url}\nprotocol = {protocol:?}"), http2);
+    refuse(&spoken(https, "http1"), &[(9, 1, "upstream.tsdb.http2 has no effect")]);
+    accept(&spoken(http, "http2"));
+    accept(&spoken(https, "auto"));
+    let limits = |line: &str| with(http, &format!("[upstream.tsdb.http2]\n{line}\n"));
+    refuse(&spoken(http, "h2").replace(http2, ""), &[(6, 12, "must be \"auto\", \"http1\" or \"http2\"")]);
+    refuse(&limits("stream_window = \"1KiB\""), &[(9, 17, "must be from 64KiB")]);
+    refuse(&limits("stream_window = \"2GiB\""), &[(9, 17, "less than 2GiB")]);
+    refuse(&limits("streams_max = 0"), &[(9, 15, "must be a whole number from 1")]);
+}
+
+#[test]
+fn files_that_an_upstreams_tls_cannot_use_are_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("gate.toml");
+    for (lines, message) in [
+        ("ca = \"ca.pem\"", format!("cannot read {}", folder.path().join("ca.pem").display())),
+        ("cert = \"gate.toml\"", "cert is set and key is not".to_owned()),
+        ("ca = \"gate.toml\"", "gate.toml holds no certificate".to_owned()),
+    ] {
+        let url = SOUND.replace("http://127.0.0.1:9090", "https://127.0.0.1:9090");
+        std::fs::write(&file, format!("{url}[upstream.tsdb.tls]\n{lines}\n")).expect("writable");
+        let problems = Config::load_with_files(&file).expect_err("refused").to_string();
+        assert!(problems.contains(":8:1: upstream.tsdb.tls: ") && problems.contains(&message), "{problems}");
+    }
 }
 
 #[test]

@@ -26,4 +26,5 @@ mod spec;
 mod stack;
 mod tls;
 mod upgrade;
+mod upstream_wires;
 mod upstreams;

@@ -13,6 +13,7 @@ mod field;
 mod host;
 mod lengths;
 mod malformed;
+mod parsed;
 mod request;
 mod response;
 mod sieve;
@@ -23,8 +24,10 @@ mod upstream;
 mod tests;
 
 pub use malformed::Malformed;
+pub use parsed::check_response;
 pub(crate) use request::check_head;
 pub use request::{DISARMED, RequestLimits, Requests};
+pub(crate) use response::INTERIM_MAX;
 pub use response::{BadResponse, ResponseLimits};
 pub use sieve::{Progress, Rules, Sieve, Stop};
 pub use upstream::{GuardedUpstream, UpstreamState};

@@ -8,7 +8,7 @@ use super::upstream::{Expected, UpstreamState};
 use super::{Body, Malformed, Progress, Rules, malformed};
 
 /// RFC 9110 §15.2 sets no bound on interim responses; nobody needs more.
-const INTERIM_MAX: usize = 16;
+pub(crate) const INTERIM_MAX: usize = 16;
 
 /// Why an upstream's answer cannot be passed on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -1,0 +1,79 @@
+//! Which trailer fields are passed on.
+//!
+//! Invariant: nothing that a head's field would have been dropped for, or that steers how a message is read, gets through
+//! behind a body (RFC 9110 §6.5.1).
+
+use http::{HeaderMap, HeaderName};
+
+use super::headers::{is_dropped_from_request, is_dropped_from_response};
+
+/// Far more than anybody sends; a status of gRPC with its details fits.
+const FIELDS_MAX: usize = 64;
+const BYTES_MAX: usize = 32 << 10;
+
+/// The trailer section is larger than any that is passed on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the trailer section is too large")]
+pub struct TooLarge;
+
+/// Leaves what the upstream may get of a request's trailers; `carries_key` are fields that a key may be in.
+///
+/// # Errors
+/// [`TooLarge`]: what was sent is not passed on at all.
+pub fn prepare_request(trailers: &mut HeaderMap, carries_key: impl Fn(&HeaderName) -> bool) -> Result<(), TooLarge> {
+    prepare(trailers, |name| is_dropped_from_request(name.as_str(), false) || carries_key(name))
+}
+
+/// Leaves what the client may get of a response's trailers.
+///
+/// # Errors
+/// [`TooLarge`]: what was sent is not passed on at all.
+pub fn prepare_response(trailers: &mut HeaderMap) -> Result<(), TooLarge> {
+    prepare(trailers, |name| is_dropped_from_response(name.as_str()))
+}
+
+fn prepare(trailers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) -> Result<(), TooLarge> {
+    let bytes: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if trailers.len() > FIELDS_MAX || bytes > BYTES_MAX {
+        return Err(TooLarge);
+    }
+    let dropped = |name: &&HeaderName| is_for_heads(&name.as_str().replace(['_', '.'], "-")) || is_dropped(name);
+    let dropped: Vec<HeaderName> = trailers.keys().filter(dropped).cloned().collect();
+    for name in dropped {
+        trailers.remove(name);
+    }
+    Ok(())
+}
+
+/// Fields that frame, route, authenticate or qualify a message, and so come too late behind it.
+fn is_for_heads(name: &str) -> bool {
+    name.starts_with("if-")
+        || matches!(
+            name,
+            "accept"
+                | "accept-encoding"
+                | "age"
+                | "authorization"
+                | "cache-control"
+                | "content-encoding"
+                | "content-length"
+                | "content-range"
+                | "content-type"
+                | "cookie"
+                | "date"
+                | "expires"
+                | "host"
+                | "location"
+                | "max-forwards"
+                | "origin"
+                | "pragma"
+                | "proxy-authenticate"
+                | "range"
+                | "referer"
+                | "retry-after"
+                | "set-cookie"
+                | "vary"
+                | "via"
+                | "www-authenticate"
+        )
+}
