@@ -132,17 +132,25 @@ impl<B: RequestContent> Target<B> {
             match self.pools.turn(worker) {
                 Turn::Ours(opening) => {
                     let connected = self.connect_for(worker).await.inspect_err(|error| opening.failed(error.clone()));
-                    return Ok((connected?, false));
+                    return match connected {
+                        Ok(connection) => Ok((connection, false)),
+                        Err(error) => self.freed(worker, via).ok_or(error),
+                    };
                 }
                 Turn::Behind(mut other) => {
                     // It ends without a failure when there is a connection, and when whoever opened it went away.
                     let failure = other.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
                     if let Some(error) = failure {
-                        return Err(error);
+                        return self.freed(worker, via).ok_or(error);
                     }
                 }
             }
         }
+    }
+
+    /// What other requests have left in the meantime.
+    fn freed(&self, worker: usize, via: Via) -> Option<(Connection<B>, bool)> {
+        self.pooled(worker, via).map(|connection| (connection, true))
     }
 
     /// A connection that leads where the target is now.

@@ -94,6 +94,8 @@ impl<B: RequestContent> Upload<B> {
             }
         };
         match frame.into_data() {
+            // A frame that says nothing is not worth one.
+            Ok(piece) if piece.is_empty() && !self.body.is_end_stream() => {}
             Ok(piece) => {
                 self.keep(&piece);
                 // More than it has is asked for when it is sent; a whole piece now would starve other streams.
