@@ -163,3 +163,38 @@ fn an_idle_connection_to_a_unix_socket_is_used_again() {
     }
     assert_eq!(upstream.connections(), 1);
 }
+
+#[test]
+fn the_targets_of_one_upstream_may_each_have_a_wire_of_their_own() {
+    let (authority, plain, secure, local) =
+        (Authority::new("upstreams"), Upstream::start(), H2Upstream::start(), Upstream::start());
+    let (front, unix) = (front(&authority, &[("h2", secure.address())]), UnixFront::start(local.address()));
+    let urls = [
+        format!("http://{}", plain.address()),
+        format!("https://localhost:{}", front.port()),
+        format!("unix:{}", unix.path().display()),
+    ];
+    let gate = Gate::with(|setup| {
+        setup
+            .upstream_urls(urls)
+            .upstream(r#"health = { path = "/ready", interval = "50ms" }"#)
+            .option("upstream.main.tls", &format!("ca = {:?}", authority.file()))
+    });
+    secure.wait_for_requests(1);
+    plain.wait_for_requests(1);
+    local.wait_for_requests(1);
+    let checks = secure.requests();
+    assert_eq!((checks[0].method.as_str(), checks[0].target.as_str()), ("GET", "/ready"));
+    let asked = |path: &str| {
+        [
+            plain.requests().iter().filter(|request| request.target == path).count(),
+            secure.requests().iter().filter(|request| request.target == path).count(),
+            local.requests().iter().filter(|request| request.target == path).count(),
+        ]
+    };
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while asked("/open/x").contains(&0) {
+        check(&gate.root().get("/open/x"), 200);
+        assert!(std::time::Instant::now() < deadline, "asked {:?}", asked("/open/x"));
+    }
+}

@@ -167,3 +167,25 @@ fn an_idle_connection_over_tls_is_used_again() {
     }
     assert_eq!(front.handshakes(), 1);
 }
+
+#[test]
+fn a_reload_takes_up_files_that_have_changed() {
+    let (wrong, right, upstream) = (Authority::new("wrong"), Authority::new("right"), Upstream::start());
+    let front = TlsFront::start(&right.server("upstream", &["localhost"]), &[("http/1.1", upstream.address())]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let ca = folder.path().join("ca.pem");
+    std::fs::copy(wrong.file(), &ca).expect("writable");
+    let mut gate = Gate::with(|setup| {
+        setup
+            .upstream_url(&format!("https://localhost:{}", front.port()))
+            .option("upstream.main.tls", &format!("ca = {ca:?}"))
+    });
+    check_problem(&gate.root().get("/open/x"), 502, "upstream_unreachable");
+    std::fs::copy(right.file(), &ca).expect("writable");
+    gate.reload(|setup| setup);
+    check(&gate.root().get("/open/x"), 200);
+    // What has not changed keeps its connections.
+    gate.reload(|setup| setup);
+    check(&gate.root().get("/open/x"), 200);
+    assert_eq!(front.handshakes(), 1);
+}
