@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use h2::Reason;
+use ::h2::Reason;
 
 use crate::harness::*;
 
