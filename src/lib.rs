@@ -31,7 +31,7 @@
 //! | [`tls`] | certificates, keys, handshakes | what is verified, how files are read |
 //! | [`server`] | sockets, PROXY headers, connections, deadlines, drain | a client deadline, how connections end |
 //! | [`ops`] | `/metrics` and health | what readiness means |
-//! | [`upstream`] | targets of backends and the connections to them | balancing, retries, checks, pooling, upstream deadlines |
+//! | [`upstream`] | targets of backends and the connections to them | balancing, retries, checks, pooling, upstream deadlines, what is spoken |
 //! | [`admin`] | the key API | a call, a field, a validation |
 //! | [`proxy`] | the way of a request, rewrites | the order of the steps, an option of routes, a template |
 //! | [`config`] | the file, composed of all options | the shape of the file, route lines |

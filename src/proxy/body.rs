@@ -223,7 +223,6 @@ pub struct Body {
     account: Option<Account>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "nearly all are streamed; a box would be an allocation for each")]
 enum BodyKind {
     Local(Full<Bytes>),
     Streamed(Streamed),
