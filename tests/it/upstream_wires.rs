@@ -198,3 +198,34 @@ fn the_targets_of_one_upstream_may_each_have_a_wire_of_their_own() {
         assert!(std::time::Instant::now() < deadline, "asked {:?}", asked("/open/x"));
     }
 }
+
+#[test]
+fn a_websocket_gets_a_connection_of_http1_where_everything_else_is_http2() {
+    const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    let (authority, http1, http2) = (Authority::new("upstreams"), Upstream::start(), H2Upstream::start());
+    let front = front(&authority, &[("h2", http2.address()), ("http/1.1", http1.address())]);
+    let gate = Gate::with(|setup| {
+        setup
+            .upstream_url(&format!("https://localhost:{}", front.port()))
+            .option("upstream.main.tls", &format!("ca = {:?}", authority.file()))
+            .route("GET /live/{*rest}", r#"{ require = "authenticated", upgrade = true }"#)
+    });
+    check(&gate.root().get("/open/x"), 200);
+    http1.reply_always(Reply::bytes(SWITCHED).echo_raw());
+    let handshake = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", "13"),
+    ];
+    for count in 1..=2 {
+        let mut wire = gate.raw();
+        wire.send(gate.root().render("GET", "/live/tail", &handshake, b""));
+        check(&wire.read_head(), 101);
+        wire.send("hello");
+        assert_eq!(wire.read_exactly(5), b"hello");
+        assert_eq!((http1.connections(), http2.connections()), (count, 1));
+    }
+    check(&gate.root().get("/open/x"), 200);
+    assert_eq!((http1.requests().len(), http2.requests().len()), (2, 2));
+}
