@@ -201,7 +201,7 @@ impl Watch {
     }
 
     pub(super) fn asks_for_websocket(&self, ordinal: u64) -> bool {
-        self.undecided.load(Ordering::Relaxed) == ordinal
+        self.is_undecided() && self.undecided.load(Ordering::Relaxed) == ordinal
     }
 
     /// The response to the request that is undecided was made: it either switches protocols or does not.

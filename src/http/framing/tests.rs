@@ -293,6 +293,42 @@ fn upgrade_is_blunted_in_place() {
     assert_eq!(passed, b"GET / HTTP/1.1\r\nHost: t\r\nupgrad-: h2c\r\nupgrad-:a\r\n\r\n");
 }
 
+#[test]
+fn nothing_passes_behind_a_request_for_a_websocket_until_it_is_decided() {
+    let asking = "GET /x HTTP/1.1¶Host: t¶Connection: keep-alive, Upgrade¶UPGRADE: WebSocket¶¶";
+    let next = "GET /y HTTP/1.1¶Host: t¶¶";
+    let bytes = wire(&format!("{asking}{next}"));
+    check_bytes(&bytes, (1, None));
+    let mut requests = Requests::new(LIMITS);
+    let (passed, _) = run(&mut requests, &[&bytes]);
+    assert!(requests.is_undecided() && passed.len() == wire(asking).len());
+    requests.decide();
+    assert_eq!(run(&mut requests, &[&bytes[passed.len()..]]), (wire(next), None));
+    assert_eq!(requests.heads(), 2);
+    check_bytes(&wire(&format!("{asking}no request at all")), (1, None));
+}
+
+#[test]
+fn only_one_plain_request_for_a_websocket_holds_up_what_follows() {
+    let go_on = |line: &str, fields: &str| {
+        admitted(&format!("{line}¶Host: t¶{fields}¶GET / HTTP/1.1¶Host: t¶¶"), 2);
+    };
+    let asking = "Connection: upgrade¶Upgrade: websocket¶";
+    go_on("GET / HTTP/1.1", "Upgrade: websocket¶");
+    go_on("GET / HTTP/1.1", "Connection: upgrade¶");
+    go_on("GET / HTTP/1.1", "Connection: upgrades¶Upgrade: websocket¶");
+    go_on("GET / HTTP/1.1", "Connection: upgrade¶Upgrade: h2c¶");
+    go_on("GET / HTTP/1.1", "Connection: upgrade¶Upgrade: websocket, h2c¶");
+    go_on("GET / HTTP/1.1", "Connection: upgrade¶Upgrade: websocket¶Upgrade: h2c¶");
+    go_on("GET / HTTP/1.1", "Connection: upgrade¶Upgrade: h2c¶Upgrade: websocket¶");
+    go_on("GET / HTTP/1.0", asking);
+    go_on("HEAD / HTTP/1.1", asking);
+    go_on("POST / HTTP/1.1", asking);
+    go_on("get / HTTP/1.1", asking);
+    go_on("GET / HTTP/1.1", &format!("{asking}Content-Length: 0¶"));
+    admitted(&format!("GET / HTTP/1.1¶Host: t¶{asking}Content-Length: 2¶¶okGET / HTTP/1.1¶Host: t¶¶"), 2);
+}
+
 fn cut<'b>(bytes: &'b [u8], cuts: &[usize]) -> Vec<&'b [u8]> {
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     places.extend([0, bytes.len()]);
