@@ -126,6 +126,11 @@ impl TrailerTerms {
         Self { takes_trailers, announced: headers.get(TRAILER).cloned() }
     }
 
+    /// Whether whoever sent the request takes trailers with the response.
+    pub fn takes_trailers(&self) -> bool {
+        self.takes_trailers
+    }
+
     /// Says it to the upstream. Only a body of unknown length can have trailers.
     pub fn tell(self, headers: &mut HeaderMap, is_length_known: bool) {
         if self.takes_trailers {

@@ -3,7 +3,7 @@
 //! Invariant: nothing that a head's field would have been dropped for, or that steers how a message is read, gets through
 //! behind a body (RFC 9110 §6.5.1).
 
-use http::{HeaderMap, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER};
 
 use super::headers::{is_dropped_from_request, is_dropped_from_response};
 
@@ -29,7 +29,28 @@ pub fn prepare_request(trailers: &mut HeaderMap, carries_key: impl Fn(&HeaderNam
 /// # Errors
 /// [`TooLarge`]: what was sent is not passed on at all.
 pub fn prepare_response(trailers: &mut HeaderMap) -> Result<(), TooLarge> {
-    prepare(trailers, |name| is_dropped_from_response(name.as_str()))
+    prepare(trailers, |name| !passes_to_client(name))
+}
+
+/// What the head of a response may say of its trailers to a client that takes them: the names that the upstream announces
+/// and the client may get. gRPC announces none, and ends with the same in every response.
+pub fn announced(head: &HeaderMap) -> Option<HeaderValue> {
+    if !head.contains_key(TRAILER) && is_grpc(head) {
+        return Some(HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
+    }
+    let lines = head.get_all(TRAILER).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let names = lines.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    let kept: Vec<HeaderName> = names.filter(passes_to_client).take(FIELDS_MAX).collect();
+    let text = kept.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ");
+    HeaderValue::try_from(text).ok().filter(|text| !text.is_empty())
+}
+
+fn is_grpc(head: &HeaderMap) -> bool {
+    head.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn passes_to_client(name: &HeaderName) -> bool {
+    !comes_too_late(name) && !is_dropped_from_response(name.as_str())
 }
 
 fn prepare(trailers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) -> Result<(), TooLarge> {
@@ -37,12 +58,16 @@ fn prepare(trailers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) -
     if trailers.len() > FIELDS_MAX || bytes > BYTES_MAX {
         return Err(TooLarge);
     }
-    let dropped = |name: &&HeaderName| is_for_heads(&name.as_str().replace(['_', '.'], "-")) || is_dropped(name);
+    let dropped = |name: &&HeaderName| comes_too_late(name) || is_dropped(name);
     let dropped: Vec<HeaderName> = trailers.keys().filter(dropped).cloned().collect();
     for name in dropped {
         trailers.remove(name);
     }
     Ok(())
+}
+
+fn comes_too_late(name: &HeaderName) -> bool {
+    is_for_heads(&name.as_str().replace(['_', '.'], "-"))
 }
 
 /// Fields that frame, route, authenticate or qualify a message, and so come too late behind it.

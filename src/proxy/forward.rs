@@ -4,13 +4,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http::headers::Origin;
-use crate::http::{Refusal, headers};
+use crate::http::{Refusal, headers, trailers};
 use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
 use crate::server::Exchange;
@@ -56,6 +56,7 @@ impl Door {
         let body = body.hiding(gate.sources.iter().chain(&route.settings.sources));
         let trailer_terms = headers::TrailerTerms::of(&parts.headers);
         let response_fields = rewrite::prepare(&admitted, gate, origin, &mut parts, &mut account.request_id)?;
+        let takes_trailers = trailer_terms.takes_trailers();
         trailer_terms.tell(&mut parts.headers, body.size_hint().exact().is_some());
         // hyper would send a body of unknown length with GET as none at all.
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
@@ -85,7 +86,7 @@ impl Door {
         route.upstream.metrics.answered(waited);
         account.body_unread = false;
         account.status = response.status().as_u16();
-        let streaming = Streaming { exchange, route, until, client_version, response_fields };
+        let streaming = Streaming { exchange, route, until, client_version, takes_trailers, response_fields };
         if upgrades && response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return streaming.switch(response, lease).await;
         }
@@ -190,6 +191,7 @@ struct Streaming<'s> {
     route: &'s Route,
     until: Option<Instant>,
     client_version: Version,
+    takes_trailers: bool,
     response_fields: ResponseFields<'s>,
 }
 
@@ -216,11 +218,16 @@ impl Streaming<'_> {
             upstream.metrics.failed(UpstreamFailure::InvalidResponse);
             return Err(Refusal::UpstreamInvalid);
         }
+        let has_length = response.body().is_end_stream() || response.body().size_hint().exact().is_some();
+        let announced = (self.takes_trailers && !has_length).then(|| trailers::announced(response.headers())).flatten();
         headers::prepare_response(response.headers_mut());
         self.response_fields.apply(response.headers_mut());
+        if let Some(announced) = announced {
+            // Without it HTTP/1 has no place for them.
+            response.headers_mut().insert(TRAILER, announced);
+        }
         // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
         *response.version_mut() = Version::HTTP_11;
-        let has_length = response.body().is_end_stream() || response.body().size_hint().exact().is_some();
         if self.client_version == Version::HTTP_10 && !has_length {
             // hyper would promise to keep the connection whose end is the body's.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

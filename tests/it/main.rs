@@ -25,6 +25,7 @@ mod rewrites;
 mod spec;
 mod stack;
 mod tls;
+mod trailers;
 mod upgrade;
 mod upstream_wires;
 mod upstreams;
