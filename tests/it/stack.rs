@@ -4,17 +4,20 @@
 //! alert, amtool looks on. Meanwhile the configuration is reloaded, keys are rotated, VictoriaMetrics goes away and comes
 //! back, and the gate is restarted. At the end no sample is missing.
 
+mod programs;
+mod samples;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::harness::{Caller, Installation, Process, Served, Service, Setup, check, is_installed};
+
+use programs::{Front, Places, command, configured, prometheus, victoria_metrics, vmagent, vmalert, write};
+use samples::{Exporter, Series, json, missing_samples, samples_of_prometheus, samples_of_victoria_metrics};
 
 const PROGRAMS: [&str; 7] = [
     "prometheus",
@@ -29,18 +32,21 @@ const PROGRAMS: [&str; 7] = [
 /// How long any step may take: these are big programs, and the machine is small.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How the parts of the stack reach the gate.
-#[derive(Clone, Copy)]
-struct Front {
-    scheme: &'static str,
+#[test]
+fn a_monitoring_stack_loses_no_sample_while_everything_around_it_changes() {
+    live_a_day(Front::clear());
 }
 
 #[test]
-fn a_monitoring_stack_loses_no_sample_while_everything_around_it_changes() {
+fn a_monitoring_stack_loses_no_sample_over_tls_while_everything_around_it_changes() {
+    live_a_day(Front::tls());
+}
+
+fn live_a_day(front: Front) {
     if !PROGRAMS.into_iter().all(is_installed) {
         return;
     }
-    let mut stack = Stack::start(Front { scheme: "http" });
+    let mut stack = Stack::start(front);
     stack.live_on();
     stack.reload_well_and_badly();
     stack.live_on();
@@ -53,12 +59,12 @@ fn a_monitoring_stack_loses_no_sample_while_everything_around_it_changes() {
         stack.live_on();
     }
     stack.check_alerts();
+    stack.check_pushes();
     stack.check_samples();
 }
 
-/// Everything, from the inside out. Dropped in this order.
+/// Everything, in the order in which it is ended.
 struct Stack {
-    folder: TempDir,
     agents: Vec<Service>,
     prometheus: Service,
     served: Served,
@@ -74,14 +80,8 @@ struct Stack {
     /// The keys that write samples, by the file that holds them.
     writers: BTreeMap<&'static str, Caller>,
     pushed: u64,
-}
-
-/// What the gate stands in front of.
-#[derive(Clone)]
-struct Places {
-    database: SocketAddr,
-    pushgateway: SocketAddr,
-    alertmanager: SocketAddr,
+    front: Front,
+    folder: TempDir,
 }
 
 impl Stack {
@@ -107,11 +107,11 @@ impl Stack {
         });
         let places =
             Places { database: database.address, pushgateway: pushgateway.address, alertmanager: alertmanager.address };
-        let installation = Installation::with(|setup| configured(setup, &places));
+        let installation = Installation::with(|setup| front.configured(configured(setup, &places)));
         let secret = installation.init();
         let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let served = installation.serve_passing(&[("public", &socket)]);
-        let root = served.caller(&secret);
+        let root = served.caller(&secret).over(front.client());
         let mut writers = BTreeMap::new();
         for (file, scopes) in [
             ("prometheus.key", &["metrics:write"][..]),
@@ -127,14 +127,14 @@ impl Stack {
                 writers.insert(file, key);
             }
         }
-        let gate = format!("{}://{}", front.scheme, served.public);
         let prometheus =
-            Service::start("/-/ready", |address| prometheus(address, folder.path(), &gate, &exporter, &served));
+            Service::start("/-/ready", |address| prometheus(address, folder.path(), &front, &exporter, &served));
         let agents = vec![
-            Service::start("/health", |address| vmagent(address, folder.path(), &gate, &exporter)),
-            Service::start("/health", |address| vmalert(address, folder.path(), &gate)),
+            Service::start("/health", |address| vmagent(address, folder.path(), &front, &exporter, &served)),
+            Service::start("/health", |address| vmalert(address, folder.path(), &front, &served)),
         ];
         Self {
+            front,
             folder,
             agents,
             prometheus,
@@ -166,16 +166,18 @@ impl Stack {
         let path = self.installation.config();
         let good = std::fs::read_to_string(&path).expect("readable");
         self.installation.rewrite(|setup| {
-            configured(setup, &self.places)
-                .option("limits", r#"key = { rate = "1000/s" }"#)
-                .option("client", "headers_max = 99")
+            self.configured(setup).option("limits", r#"key = { rate = "1000/s" }"#).option("client", "headers_max = 99")
         });
         self.served.process.signal("HUP");
         self.served.process.wait_for(|line| line.contains("configuration reloaded"));
         std::fs::write(&path, format!("{good}nonsense = = 1\n")).expect("writable");
         self.served.process.signal("HUP");
         self.served.process.wait_for(|line| line.contains("not reloaded"));
-        self.installation.rewrite(|setup| configured(setup, &self.places));
+        self.installation.rewrite(|setup| self.configured(setup));
+    }
+
+    fn configured(&self, setup: Setup) -> Setup {
+        self.front.configured(configured(setup, &self.places))
     }
 
     /// A new key for whoever writes samples; the old one is deleted once the new one is in use.
@@ -212,13 +214,14 @@ impl Stack {
     /// Both alerts have come through the gate, and amtool sees them through it.
     fn check_alerts(&self) {
         let http = format!(
-            "basic_auth:\n  username: amtool\n  password_file: {}\n",
-            self.folder.path().join("amtool.key").display()
+            "basic_auth:\n  username: amtool\n  password_file: {}\n{}\n",
+            self.folder.path().join("amtool.key").display(),
+            self.front.yaml()
         );
         write(self.folder.path(), "amtool.yml", &http);
         let amtool = |arguments: &[&str]| {
             let mut command = Command::new("amtool");
-            command.arg(format!("--alertmanager.url=http://{}", self.served.public));
+            command.arg(format!("--alertmanager.url={}://{}", self.front.scheme(), self.served.public));
             command.arg(format!("--http.config.file={}", self.folder.path().join("amtool.yml").display()));
             command.args(arguments);
             let exit = Process::spawn(command).wait();
@@ -239,6 +242,15 @@ impl Stack {
         until("the silence is there", silenced);
         let direct = Caller::new(self.alertmanager.address, None).get("/api/v2/silences").text();
         assert!(direct.contains(silence.trim()), "{direct}");
+    }
+
+    /// What was pushed last through the gate is what Prometheus has scraped through it.
+    fn check_pushes(&self) {
+        let pushed = self.pushed.to_string();
+        until("the last push is scraped", || {
+            let answer = Caller::new(self.prometheus.address, None).get("/api/v1/query?query=stack_pushes").json();
+            answer["data"]["result"][0]["value"][1] == pushed.as_str()
+        });
     }
 
     /// Every sample that Prometheus has is in the database, and what vmagent scraped without a gap is there without one.
@@ -290,135 +302,6 @@ impl Stack {
     }
 }
 
-fn configured(setup: Setup, places: &Places) -> Setup {
-    setup
-        .option("listen", "workers = 2")
-        .option("scopes", r#""metrics:read" = "Query and scrape""#)
-        .option("scopes", r#""metrics:write" = "Push samples""#)
-        .option("scopes", r#""alerts:read" = "See alerts""#)
-        .option("scopes", r#""alerts:write" = "Post alerts and silences""#)
-        .option("requests", "limit_status = 503")
-        .no_routes()
-        .upstream_url(&format!("http://{}", places.database))
-        .route("POST /api/v1/write", r#""metrics:write""#)
-        .route("GET,POST /api/v1/query", r#""metrics:read""#)
-        .option("upstream.pushgateway", &format!("url = \"http://{}\"", places.pushgateway))
-        .option("upstream.pushgateway.routes", r#""GET /metrics" = "metrics:read""#)
-        .option("upstream.pushgateway.routes", r#""PUT,POST /metrics/job/{job}/{*labels}" = "metrics:write""#)
-        .option("upstream.alertmanager", &format!("url = \"http://{}\"", places.alertmanager))
-        .option("upstream.alertmanager.routes", r#""GET /api/v2/status" = "alerts:read""#)
-        .option("upstream.alertmanager.routes", r#""GET /api/v2/alerts" = "alerts:read""#)
-        .option("upstream.alertmanager.routes", r#""GET /api/v2/silences" = "alerts:read""#)
-        .option("upstream.alertmanager.routes", r#""POST /api/v2/alerts" = "alerts:write""#)
-        .option("upstream.alertmanager.routes", r#""POST /api/v2/silences" = "alerts:write""#)
-}
-
-fn victoria_metrics(address: SocketAddr, folder: &str) -> Command {
-    let options = ["-retentionPeriod=1".to_owned(), "-search.latencyOffset=0s".to_owned()];
-    let place = [format!("-httpListenAddr={address}"), format!("-storageDataPath={folder}")];
-    command("victoria-metrics", options.into_iter().chain(place))
-}
-
-fn prometheus(address: SocketAddr, folder: &Path, gate: &str, exporter: &Exporter, served: &Served) -> Command {
-    let (scheme, host) = gate.split_once("://").expect("a URL");
-    let config = format!(
-        r#"
-global: {{ scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 1s }}
-rule_files: [prometheus.rules]
-remote_write:
-  - url: {gate}/api/v1/write
-    basic_auth: {{ username: prometheus, password_file: prometheus.key }}
-    queue_config: {{ max_shards: 1, batch_send_deadline: 200ms, min_backoff: 50ms, max_backoff: 500ms }}
-scrape_configs:
-  - job_name: ticks
-    metrics_path: /prometheus
-    static_configs: [{{ targets: ["{exporter}"] }}]
-  - job_name: gate
-    static_configs: [{{ targets: ["{ops}"] }}]
-  - job_name: pushes
-    scheme: {scheme}
-    honor_labels: true
-    scrape_interval: 2s
-    scrape_timeout: 2s
-    basic_auth: {{ username: prometheus, password_file: scrape.key }}
-    static_configs: [{{ targets: ["{host}"] }}]
-alerting:
-  alertmanagers:
-    - scheme: {scheme}
-      basic_auth: {{ username: prometheus, password_file: alerts.key }}
-      static_configs: [{{ targets: ["{host}"] }}]
-"#,
-        exporter = exporter.address,
-        ops = served.ops,
-    );
-    write(folder, "prometheus.yml", &config);
-    write(folder, "prometheus.rules", &rules("FromPrometheus"));
-    let at = |name: &str| folder.join(name).display().to_string();
-    command(
-        "prometheus",
-        [
-            format!("--config.file={}", at("prometheus.yml")),
-            format!("--storage.tsdb.path={}", at("prometheus")),
-            format!("--web.listen-address={address}"),
-        ],
-    )
-}
-
-fn vmagent(address: SocketAddr, folder: &Path, gate: &str, exporter: &Exporter) -> Command {
-    let config = format!(
-        "global: {{ scrape_interval: 500ms, scrape_timeout: 500ms }}\nscrape_configs:\n  - job_name: ticks_of_vmagent\n    \
-         metrics_path: /vmagent\n    static_configs: [{{ targets: [\"{}\"] }}]\n",
-        exporter.address
-    );
-    write(folder, "vmagent.yml", &config);
-    let at = |name: &str| folder.join(name).display().to_string();
-    command(
-        "vmagent",
-        [
-            format!("-httpListenAddr={address}"),
-            format!("-promscrape.config={}", at("vmagent.yml")),
-            format!("-remoteWrite.url={gate}/api/v1/write"),
-            "-remoteWrite.basicAuth.username=vmagent".to_owned(),
-            format!("-remoteWrite.basicAuth.passwordFile={}", at("vmagent.key")),
-            format!("-remoteWrite.tmpDataPath={}", at("vmagent")),
-            "-remoteWrite.flushInterval=200ms".to_owned(),
-        ],
-    )
-}
-
-fn vmalert(address: SocketAddr, folder: &Path, gate: &str) -> Command {
-    write(folder, "vmalert.rules", &rules("FromVmalert"));
-    let at = |name: &str| folder.join(name).display().to_string();
-    command(
-        "vmalert",
-        [
-            format!("-httpListenAddr={address}"),
-            format!("-rule={}", at("vmalert.rules")),
-            "-evaluationInterval=1s".to_owned(),
-            format!("-datasource.url={gate}"),
-            "-datasource.basicAuth.username=vmalert".to_owned(),
-            format!("-datasource.basicAuth.passwordFile={}", at("vmalert.key")),
-            format!("-notifier.url={gate}"),
-            "-notifier.basicAuth.username=vmalert".to_owned(),
-            format!("-notifier.basicAuth.passwordFile={}", at("vmalert.key")),
-        ],
-    )
-}
-
-fn rules(alert: &str) -> String {
-    format!("groups:\n  - name: stack\n    rules:\n      - alert: {alert}\n        expr: max(stack_ticks) > 0\n")
-}
-
-fn command(program: &str, arguments: impl IntoIterator<Item = String>) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments);
-    command
-}
-
-fn write(folder: &Path, name: &str, text: &str) {
-    std::fs::write(folder.join(name), text).expect("writable");
-}
-
 /// Waits until something is true.
 #[track_caller]
 fn until(what: &str, is_true: impl FnMut() -> bool) {
@@ -433,101 +316,4 @@ fn becomes_true(mut is_true: impl FnMut() -> bool) -> bool {
         }
     }
     false
-}
-
-type Series = BTreeMap<String, String>;
-/// Milliseconds at which each series has a sample.
-type Samples = BTreeMap<Series, BTreeSet<i64>>;
-
-fn json(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-fn series(labels: &serde_json::Value) -> Series {
-    let labels = labels.as_object().expect("labels");
-    labels.iter().map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned())).collect()
-}
-
-fn samples_of_prometheus(address: SocketAddr) -> Samples {
-    let query = "/api/v1/query?query=%7Bjob%3D~%22.%2B%22%7D%5B1h%5D";
-    let answer = Caller::new(address, None).get(query).json();
-    let all = answer["data"]["result"].as_array().unwrap_or_else(|| panic!("{answer}"));
-    let moments = |values: &serde_json::Value| {
-        let moment = |sample: &serde_json::Value| (sample[0].as_f64().expect("seconds") * 1_000.0).round() as i64;
-        values.as_array().expect("samples").iter().map(moment).collect()
-    };
-    all.iter().map(|one| (series(&one["metric"]), moments(&one["values"]))).collect()
-}
-
-fn samples_of_victoria_metrics(address: SocketAddr) -> Samples {
-    let exported = Caller::new(address, None).get("/api/v1/export?match%5B%5D=%7Bjob%21%3D%22%22%7D").text();
-    let mut samples = Samples::new();
-    for one in exported.lines().map(json) {
-        let moments = one["timestamps"].as_array().expect("timestamps").iter().filter_map(serde_json::Value::as_i64);
-        samples.entry(series(&one["metric"])).or_default().extend(moments);
-    }
-    samples
-}
-
-fn missing_samples(kept: &Samples, there: &Samples) -> Vec<(Series, i64)> {
-    let none = BTreeSet::new();
-    let missing = kept.iter().flat_map(|(series, moments)| {
-        let found = there.get(series).unwrap_or(&none);
-        moments.difference(found).map(|moment| (series.clone(), *moment))
-    });
-    missing.collect()
-}
-
-/// A target that counts its scrapes, by path, and shows the count: each sample of it is another one.
-struct Exporter {
-    address: SocketAddr,
-    counts: Arc<(Mutex<BTreeMap<String, u64>>, Condvar)>,
-}
-
-impl Exporter {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let exporter = Self { address: listener.local_addr().expect("an address"), counts: Arc::default() };
-        let counts = Arc::clone(&exporter.counts);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let counts = Arc::clone(&counts);
-                std::thread::spawn(move || drop(show_counts(stream, &counts)));
-            }
-        });
-        exporter
-    }
-
-    fn scrapes(&self, agent: &str) -> u64 {
-        self.counts.0.lock().expect("whole").get(agent).copied().unwrap_or(0)
-    }
-
-    /// Waits until both agents have scraped so often from now on.
-    #[track_caller]
-    fn wait_for_more(&self, count: u64) {
-        let wanted = ["prometheus", "vmagent"].map(|agent| (agent, self.scrapes(agent) + count));
-        let counts = self.counts.0.lock().expect("whole");
-        let is_short = |counts: &mut BTreeMap<String, u64>| {
-            wanted.iter().any(|(agent, wanted)| counts.get(*agent).is_none_or(|count| count < wanted))
-        };
-        let waited = self.counts.1.wait_timeout_while(counts, PATIENCE, is_short).expect("whole");
-        assert!(!waited.1.timed_out(), "an agent does not scrape: {:?}, wanted {wanted:?}", waited.0);
-    }
-}
-
-fn show_counts(stream: TcpStream, counts: &(Mutex<BTreeMap<String, u64>>, Condvar)) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    while let Some(request) = lines.next().transpose()? {
-        while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
-        let agent = request.split([' ', '/']).nth(2).unwrap_or_default().to_owned();
-        let mut known = counts.0.lock().expect("whole");
-        let count = known.entry(agent).or_default();
-        *count += 1;
-        let body = format!("# TYPE stack_ticks counter\nstack_ticks {count}\n");
-        drop(known);
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len());
-        (&stream).write_all((head + &body).as_bytes())?;
-        counts.1.notify_all();
-    }
-    Ok(())
 }
