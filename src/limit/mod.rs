@@ -44,7 +44,7 @@ impl KeyLimits {
 }
 
 /// What each key is allowed, ready for requests; `None` is without limit.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Allowance {
     pub quota: Option<Quota>,
     pub concurrency: Option<NonZeroU32>,

@@ -44,12 +44,12 @@ fn quota(rate: Rate, burst: u32) -> Quota {
 fn bucket_gives_its_burst_and_then_its_rate() {
     let (bucket, quota) = (Bucket::default(), quota(rate(2, 1), 3));
     let start = Instant::now();
-    (0..3).for_each(|_| bucket.take(quota, start).unwrap());
+    (0..3).for_each(|_| bucket.take(&quota, start).unwrap());
 
-    assert_eq!(bucket.take(quota, start), Err(SECOND / 2));
-    assert_eq!(bucket.take(quota, start + SECOND / 4), Err(SECOND / 4));
-    assert_eq!(bucket.take(quota, start + SECOND / 2), Ok(()));
-    assert_eq!(bucket.take(quota, start + SECOND / 2), Err(SECOND / 2));
+    assert_eq!(bucket.take(&quota, start), Err(SECOND / 2));
+    assert_eq!(bucket.take(&quota, start + SECOND / 4), Err(SECOND / 4));
+    assert_eq!(bucket.take(&quota, start + SECOND / 2), Ok(()));
+    assert_eq!(bucket.take(&quota, start + SECOND / 2), Err(SECOND / 2));
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn bucket_never_holds_more_than_its_burst() {
     let (bucket, quota) = (Bucket::default(), quota(rate(100, 1), 2));
     let later = Instant::now() + 3_600 * SECOND;
 
-    assert_eq!((0..10).filter(|_| bucket.take(quota, later).is_ok()).count(), 2);
+    assert_eq!((0..10).filter(|_| bucket.take(&quota, later).is_ok()).count(), 2);
 }
 
 #[test]
@@ -65,8 +65,8 @@ fn bucket_takes_a_moment_before_its_own_making() {
     let before = Instant::now();
     let (bucket, quota) = (Bucket::default(), quota(rate(1, 1), 1));
 
-    assert_eq!(bucket.take(quota, before), Ok(()));
-    assert!(bucket.take(quota, before).is_err());
+    assert_eq!(bucket.take(&quota, before), Ok(()));
+    assert!(bucket.take(&quota, before).is_err());
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn bucket_survives_the_most_extreme_limits() {
         for burst in [1, 2, u32::MAX] {
             let (bucket, quota) = (Bucket::default(), quota(rate(count, per), burst));
             for now in [start, start + 86_400 * 365 * SECOND, start] {
-                let _ = bucket.take(quota, now);
+                let _ = bucket.take(&quota, now);
             }
         }
     }
@@ -86,12 +86,12 @@ fn bucket_survives_the_most_extreme_limits() {
 fn bucket_that_was_emptied_stays_empty_under_a_new_quota() {
     let (bucket, hourly, quick) = (Bucket::default(), quota(rate(1, 3_600), 4), quota(rate(10, 1), 2));
     let start = Instant::now();
-    (0..4).for_each(|_| bucket.take(hourly, start).unwrap());
+    (0..4).for_each(|_| bucket.take(&hourly, start).unwrap());
 
-    assert_eq!(bucket.take(quick, start), Err(SECOND / 10));
-    assert_eq!(bucket.take(quick, start + SECOND / 10), Ok(()));
-    assert!(bucket.take(quick, start + SECOND / 10).is_err());
-    assert!(bucket.take(hourly, start + SECOND / 10).is_ok());
+    assert_eq!(bucket.take(&quick, start), Err(SECOND / 10));
+    assert_eq!(bucket.take(&quick, start + SECOND / 10), Ok(()));
+    assert!(bucket.take(&quick, start + SECOND / 10).is_err());
+    assert!(bucket.take(&hourly, start + SECOND / 10).is_ok());
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn threads_together_take_no_more_than_the_burst() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mine = (0..500).filter(|_| bucket.take(quota, now).is_ok()).count();
+                let mine = (0..500).filter(|_| bucket.take(&quota, now).is_ok()).count();
                 taken.fetch_add(u32::try_from(mine).unwrap(), Ordering::Relaxed);
             });
         }
@@ -311,7 +311,7 @@ fn burst_of_a_key_is_its_rate_unless_set() {
     let quota = settings("key = { rate = \"5/m\" }").unwrap().key.allowance().quota.unwrap();
     let (bucket, now) = (Bucket::default(), Instant::now() + SECOND);
 
-    assert_eq!((0..10).filter(|_| bucket.take(quota, now).is_ok()).count(), 5);
+    assert_eq!((0..10).filter(|_| bucket.take(&quota, now).is_ok()).count(), 5);
 }
 
 #[test]

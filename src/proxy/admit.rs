@@ -75,7 +75,7 @@ impl Proxy {
         check_opt_ins(route.settings.allow_encoded_slash, route.settings.allow_semicolon, &path)?;
         let holder = self.holder_for(gate, head, route, &path, credential.clone(), trail).await?;
         let permit = policy::authorize(&route.settings.requirement, holder)?;
-        let slot = limit(gate.allowance, route, permit.key(), head.now)?;
+        let slot = limit(&gate.allowance, route, permit.key(), head.now)?;
         if let Some(holder) = permit.key() {
             self.keyring.note_use(holder, head.now);
         }
@@ -201,7 +201,7 @@ pub(crate) fn check_opt_ins(encoded_slash: bool, semicolon: bool, path: &Path<'_
 
 /// Takes from the key's and the route's limits: the strictest wins.
 fn limit(
-    allowance: Allowance,
+    allowance: &Allowance,
     route: &Route,
     holder: Option<&Arc<Holder>>,
     now: Instant,
@@ -211,7 +211,7 @@ fn limit(
         Some(holder) => limit_key(holder, allowance, status, now)?,
         None => None,
     };
-    match route.limit.as_ref().map(|limit| limit.bucket.take(limit.quota, now)) {
+    match route.limit.as_ref().map(|limit| limit.bucket.take(&limit.quota, now)) {
         Some(Err(wait)) => Err(Refusal::RouteRateLimited { wait, status }),
         _ => Ok(slot),
     }
@@ -220,11 +220,11 @@ fn limit(
 /// Takes from a key's own limits.
 pub(super) fn limit_key(
     holder: &Holder,
-    allowance: Allowance,
+    allowance: &Allowance,
     status: StatusCode,
     now: Instant,
 ) -> Result<Option<Slot>, Refusal> {
-    if let Some(Err(wait)) = allowance.quota.map(|quota| holder.bucket().take(quota, now)) {
+    if let Some(Err(wait)) = allowance.quota.as_ref().map(|quota| holder.bucket().take(quota, now)) {
         return Err(Refusal::KeyRateLimited { wait, status });
     }
     match allowance.concurrency.map(|max| holder.concurrency().try_enter(max)) {

@@ -53,7 +53,7 @@ impl Door {
         let caller = self.proxy.holder(gate, head, &mut trail).await;
         account.follow(&trail);
         let caller = caller?;
-        account.slot = limit_key(&caller, gate.allowance, gate.requests.limit_status.into(), head.now)?;
+        account.slot = limit_key(&caller, &gate.allowance, gate.requests.limit_status.into(), head.now)?;
         self.proxy.keyring.note_use(&caller, head.now);
         account.admit(Outcome::Admitted);
         Ok(caller)

@@ -185,13 +185,13 @@ async fn changed_key_goes_on_with_its_bucket_and_its_requests_in_flight() {
     let holder = ring.holder(&key).await.unwrap();
     let now = std::time::Instant::now();
     let slot = holder.concurrency().try_enter(one);
-    assert!(slot.is_some() && holder.bucket().take(quota, now).is_ok());
+    assert!(slot.is_some() && holder.bucket().take(&quota, now).is_ok());
 
     ring.rescope(&key, &["issue:read"]).await.unwrap();
 
     let changed = ring.holder(&key).await.unwrap();
     assert!(changed.concurrency().try_enter(one).is_none());
-    assert!(changed.bucket().take(quota, now).is_err());
+    assert!(changed.bucket().take(&quota, now).is_err());
     let other = ring.holder(&copy(&ring.root)).await.unwrap();
-    assert!(other.bucket().take(quota, now).is_ok());
+    assert!(other.bucket().take(&quota, now).is_ok());
 }
