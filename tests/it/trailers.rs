@@ -107,9 +107,12 @@ fn trailers_without_end_are_refused_in_both_directions() {
     check(&wire.read_response(), 400);
     assert!(gate.upstream().requests().is_empty(), "the body never ended");
 
+    let gate = Gate::start();
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: a\r\n\r\n";
     gate.upstream().reply(Reply::bytes(format!("{head}{BODY}{}\r\n", "a: b\r\n".repeat(10_000))));
     let mut wire = gate.raw();
     wire.send(gate.root().render("GET", QUERY, &[("TE", "trailers")], b""));
-    assert!(!wire.read_response().complete, "cut, since its end never came");
+    let answer = wire.read_response();
+    // What is wrong may be seen before the head has been passed on.
+    assert!(answer.status == 502 || !answer.complete, "its end never came: {answer:?}");
 }
