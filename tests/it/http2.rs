@@ -4,7 +4,8 @@ use std::process::Command;
 
 use crate::harness::raw_h2::{self, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, block, head};
 use crate::harness::{
-    Authority, GATE, Gate, H2Client, Installation, Process, RawH2, Reply, Seen, TlsClient, check, check_problem,
+    Authority, GATE, Gate, H2Client, H2Reply, H2Upstream, Installation, Process, RawH2, Reply, Seen, TlsClient, check,
+    check_problem,
 };
 
 #[test]
@@ -355,6 +356,37 @@ fn drain_finishes_streams_in_flight_and_closes_idle_connections() {
     assert!(matches!(busy.farewell(), None | Some(0)));
     drop(busy);
     assert_eq!(served.process.wait().code, Some(0));
+}
+
+#[test]
+fn grpc_call_passes_whole() {
+    let backend = H2Upstream::start();
+    backend.reply_always(H2Reply::echo());
+    let gate = Gate::with(|setup| {
+        let url = format!("http://{}", backend.address());
+        setup.upstream_url(&url).upstream("protocol = \"http2\"").route("POST /pkg.Service/Call", r#""monitor:read""#)
+    });
+    let caller = gate.key(&["monitor:read"]);
+    let client = H2Client::connect(gate.public());
+    let authorization = caller.authorization();
+    let headers = [("authorization", authorization.as_str()), ("content-type", "application/grpc"), ("te", "trailers")];
+    let mut call = client.open("POST", "/pkg.Service/Call", &headers, false);
+
+    // Each side says something only after it has heard the other.
+    call.send(b"one");
+    let (head, mut body) = call.head().unwrap();
+    assert_eq!(head.status, 200);
+    assert_eq!(call.piece(&mut body).unwrap(), &b"one"[..]);
+    call.send(b"two");
+    assert_eq!(call.piece(&mut body).unwrap(), &b"two"[..]);
+    call.finish_with(&[("grpc-status", "0"), ("authorization", "forged")]);
+
+    assert_eq!(call.piece(&mut body), None);
+    assert_eq!(call.trailers(&mut body)["grpc-status"], "0");
+    let request = backend.requests().pop().unwrap();
+    assert_eq!((request.trailer("grpc-status"), request.trailer("authorization")), (Some("0"), None));
+    assert_eq!((request.header("te"), request.header("via")), (Some("trailers"), Some("2.0 portcullis")));
+    check_grpc(&gate, "/pkg.Service/Other", Some(&authorization), "12", 404);
 }
 
 #[test]

@@ -142,6 +142,28 @@ impl H2Call {
         self
     }
 
+    /// Ends the body with trailers.
+    pub fn finish_with(&mut self, trailers: &[(&'static str, &str)]) -> &mut Self {
+        let value = |value: &str| http::HeaderValue::from_str(value).expect("a value");
+        let trailers = trailers.iter().map(|(name, text)| (http::HeaderName::from_static(name), value(text)));
+        let _ = self.body.send_trailers(trailers.collect());
+        self
+    }
+
+    /// The next piece of a response's body; `None` at its end.
+    #[track_caller]
+    pub fn piece(&self, body: &mut RecvStream) -> Option<Bytes> {
+        let piece = within(&self.runtime, body.data())?.expect("a piece");
+        let _ = body.flow_control().release_capacity(piece.len());
+        Some(piece)
+    }
+
+    /// The trailers of a response, after its last piece.
+    #[track_caller]
+    pub fn trailers(&self, body: &mut RecvStream) -> HeaderMap {
+        within(&self.runtime, body.trailers()).expect("an orderly end").unwrap_or_default()
+    }
+
     /// Gives the request up.
     pub fn cancel(mut self) {
         self.body.send_reset(Reason::CANCEL);
