@@ -3,11 +3,11 @@
 //! # From above
 //!
 //! A request comes in on the public listener, on one of several worker threads (`server`). A guard checks its framing
-//! byte by byte before hyper parses it (`http::framing`). `proxy` then reads it top to bottom: path and route
-//! (`route`), the key it carries (`credential`), who holds that key (`keyring`), whether the scopes do (`policy`) and
-//! the limits allow (`limit`), and forwards it (`upstream`), streaming both ways while the key still admits it. Calls of
-//! the key API (`admin`) take the same way in and end on the control runtime, where the store's writer, metrics and
-//! health (`ops`) live too.
+//! byte by byte before hyper parses it, or over HTTP/2 counts its frames and has it judged by the same rules
+//! (`http::framing`). `proxy` then reads it top to bottom: path and route (`route`), the key it carries (`credential`),
+//! who holds that key (`keyring`), whether the scopes do (`policy`) and the limits allow (`limit`), and forwards it
+//! (`upstream`), streaming both ways while the key still admits it. Calls of the key API (`admin`) take the same way in
+//! and end on the control runtime, where the store's writer, metrics and health (`ops`) live too.
 //!
 //! # Code map, in reading order
 //!
@@ -29,7 +29,7 @@
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
 //! | [`http`] | framing, headers, whom proxies speak for, refusals | a header rule, a refusal's status or text |
 //! | [`tls`] | certificates, keys, handshakes | what is verified, how files are read |
-//! | [`server`] | sockets, PROXY headers, connections, deadlines, drain | a client deadline, how connections end |
+//! | [`server`] | sockets, PROXY headers, HTTP/1 and HTTP/2 connections, deadlines, drain | a client deadline, how connections end |
 //! | [`ops`] | `/metrics` and health | what readiness means |
 //! | [`upstream`] | targets of backends and the connections to them | balancing, retries, checks, pooling, upstream deadlines, what is spoken |
 //! | [`admin`] | the key API | a call, a field, a validation |

@@ -100,6 +100,7 @@ pub struct Running {
     proxy: Arc<Proxy>,
     log: Option<log::Control>,
     client: Arc<ArcSwap<server::Client>>,
+    http2: Arc<ArcSwap<server::Http2>>,
     slots: Slots,
     readiness: Arc<Readiness>,
     drain: Drain,
@@ -171,9 +172,11 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
 
     let (drain, draining) = server::drain();
     let client = Arc::new(ArcSwap::from_pointee(config.client.clone()));
+    let http2 = Arc::new(ArcSwap::from_pointee(config.http2.clone()));
     let slots = Slots::new(config.client.connections_max);
     let context = server::Context {
         client: Arc::clone(&client),
+        http2: Arc::clone(&http2),
         slots: slots.clone(),
         draining,
         metrics: Arc::clone(&proxy.metrics),
@@ -211,6 +214,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
         proxy,
         log,
         client,
+        http2,
         slots,
         readiness,
         drain,

@@ -57,6 +57,8 @@ impl Running {
         upstream::take_over(&old.upstreams, &new.upstreams, control);
         keyring.reconfigure(&config.keys);
         self.slots.resize(config.client.connections_max);
+        // Before the other settings of connections, which accept loops look at.
+        self.http2.store(Arc::new(config.http2.clone()));
         self.client.store(Arc::new(config.client.clone()));
         if let Some(log) = &self.log {
             log.reconfigure(&config.log);

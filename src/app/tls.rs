@@ -9,12 +9,12 @@ use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
 use crate::metrics::{Listener, Metrics};
-use crate::tls::{HTTP1, Prepared, Server, ServerSettings, Settings};
+use crate::tls::{H2, HTTP1, Prepared, Server, ServerSettings, Settings};
 
 use super::ReloadError;
 
 /// What is offered to clients, the preferred first.
-const PROTOCOLS: &[&[u8]] = &[HTTP1];
+const PROTOCOLS: &[&[u8]] = &[H2, HTTP1];
 
 /// The listeners that speak TLS, and the task that looks at their files.
 pub(super) struct TlsListeners {

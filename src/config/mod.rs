@@ -29,6 +29,7 @@ use crate::upstream::{self, Urls};
 pub struct Config {
     pub listen: server::Listen,
     pub client: server::Client,
+    pub http2: server::Http2,
     pub shutdown: server::Shutdown,
     pub tls: tls::Settings,
     pub store: store::Settings,
@@ -162,6 +163,7 @@ impl Value for Config {
         let mut config = Self {
             listen: section.option("listen", server::Listen::default),
             client: section.option("client", server::Client::default),
+            http2: section.option("http2", server::Http2::default),
             shutdown: section.option("shutdown", server::Shutdown::default),
             tls: section.option("tls", tls::Settings::default),
             store: section.option("store", store::Settings::default),

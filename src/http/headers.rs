@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use http::Version;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA,
 };
@@ -79,12 +80,14 @@ impl Origin {
 
 /// Makes a client's header fields those that the upstream gets.
 ///
-/// `sources` are all places that may carry a key, those included that this request's route does not read.
+/// `sources` are all places that may carry a key, those included that this request's route does not read. `received` is
+/// what the client spoke.
 pub fn prepare_request<'s, S: Iterator<Item = &'s Source>>(
     headers: &mut HeaderMap,
     origin: Origin,
     sources: impl Fn() -> S,
     identity: Option<&Identity>,
+    received: Version,
 ) {
     drop_connection_named(headers);
     headers.remove(AUTHORIZATION);
@@ -92,13 +95,22 @@ pub fn prepare_request<'s, S: Iterator<Item = &'s Source>>(
         is_dropped_from_request(name.as_str(), origin.peer_trusted) || carries_key(name.as_str(), sources())
     });
     tell_origin(headers, origin);
-    headers.append(VIA, HeaderValue::from_static("1.1 portcullis"));
+    headers.append(VIA, via(received));
     if let Some(identity) = identity {
         headers.insert(KEY_ID, identity.id.clone());
         headers.insert(KEY_NAME, identity.name.clone());
         headers.insert(KEY_SCOPES, identity.scopes.clone());
         headers.insert(KEY_KIND, identity.kind.clone());
     }
+}
+
+/// RFC 9110 §7.6.3: by what protocol the message came here.
+fn via(received: Version) -> HeaderValue {
+    HeaderValue::from_static(match received {
+        Version::HTTP_10 => "1.0 portcullis",
+        Version::HTTP_2 => "2.0 portcullis",
+        _ => "1.1 portcullis",
+    })
 }
 
 /// Makes an upstream's header fields those that the client gets.

@@ -4,6 +4,7 @@
 
 mod forwarded;
 pub mod framing;
+mod grpc;
 pub mod headers;
 pub mod overrides;
 mod problem;
@@ -11,6 +12,7 @@ mod refusal;
 mod request_id;
 pub mod trailers;
 
+pub use grpc::Dialect;
 pub use problem::{FieldError, Problem};
 pub use refusal::{Challenge, Refusal};
 pub use request_id::RequestId;

@@ -10,6 +10,7 @@ use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use super::framing::Malformed;
+use super::grpc;
 use super::problem::{FieldError, Problem};
 use super::request_id::RequestId;
 use crate::key::ScopeSet;
@@ -131,6 +132,11 @@ impl Refusal {
         problem.into_response(request_id)
     }
 
+    /// The same for a client that speaks gRPC. Its HTTP status is always 200; [`Refusal::status`] stays what is counted.
+    pub fn into_grpc_response(self) -> Response<Bytes> {
+        grpc::Status { code: self.grpc_code(), message: self.detail(), pushback: self.wait() }.into_response()
+    }
+
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BodyBroken
@@ -163,6 +169,28 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::RequestTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The same for a gRPC client, which knows no other statuses: what the protocol's own mapping says where it has one
+    /// that clients act on rightly.
+    fn grpc_code(&self) -> grpc::Code {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => grpc::Code::Unauthenticated,
+            StatusCode::FORBIDDEN => grpc::Code::PermissionDenied,
+            StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::MISDIRECTED_REQUEST
+            | StatusCode::NOT_IMPLEMENTED => grpc::Code::Unimplemented,
+            StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => grpc::Code::FailedPrecondition,
+            StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::URI_TOO_LONG => grpc::Code::ResourceExhausted,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => grpc::Code::Unavailable,
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => grpc::Code::DeadlineExceeded,
+            status if status.is_client_error() => grpc::Code::InvalidArgument,
+            _ => grpc::Code::Internal,
         }
     }
 

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::labels::{LimitKind, Outcome, ProxyHeaderFailure, TlsFailure};
+use super::labels::{Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, TlsFailure};
 
 thread_local! {
     static SHARD: Cell<usize> = const { Cell::new(0) };
@@ -86,7 +86,11 @@ pub(super) struct Hot {
     pub(super) connections_accepted: AtomicU64,
     pub(super) connections_closed: AtomicU64,
     pub(super) connections_queued: AtomicU64,
+    pub(super) connections_by_protocol: [AtomicU64; Protocol::COUNT],
     pub(super) gate: Histogram,
+    pub(super) http2_cuts: [AtomicU64; Http2Cut::COUNT],
+    pub(super) http2_streams_opened: AtomicU64,
+    pub(super) http2_streams_closed: AtomicU64,
     pub(super) in_flight: AtomicU64,
     pub(super) limited: [AtomicU64; LimitKind::COUNT],
     pub(super) proxy_header_failures: [AtomicU64; ProxyHeaderFailure::COUNT],

@@ -11,8 +11,8 @@ use prometheus::proto::{self, Metric, MetricFamily};
 use super::cells::Observations;
 use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
 use super::labels::{
-    AuditOperation, Cut, LimitKind, Listener, Outcome, ProxyHeaderFailure, Retry, StoreOperation, TlsFailure,
-    UpstreamFailure,
+    AuditOperation, Cut, Http2Cut, LimitKind, Listener, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreOperation,
+    TlsFailure, UpstreamFailure,
 };
 use super::process::Process;
 use super::samples::{count, counter, float, gauge, histogram, level, signed, spread};
@@ -114,6 +114,14 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
     let unproxied = ProxyHeaderFailure::EVERY.iter().map(|failure| {
         count(&[("reason", failure.as_str())], hot.sum(|hot| &hot.proxy_header_failures[*failure as usize]))
     });
+    let by_protocol = Protocol::EVERY.iter().map(|protocol| {
+        let connections = hot.sum(|hot| &hot.connections_by_protocol[*protocol as usize]);
+        count(&[("protocol", protocol.as_str())], connections)
+    });
+    let cuts = Http2Cut::EVERY
+        .iter()
+        .map(|cut| count(&[("reason", cut.as_str())], hot.sum(|hot| &hot.http2_cuts[*cut as usize])));
+    let streams = hot.sum(|hot| &hot.http2_streams_opened).wrapping_sub(hot.sum(|hot| &hot.http2_streams_closed));
     vec![
         gauge("portcullis_connections", "Connections that are open, on both listeners.", [level(&[], signed(open))]),
         counter(
@@ -125,6 +133,21 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
             "portcullis_connections_queued_total",
             "Client connections that had to wait for room, because as many as allowed were open.",
             [count(&[], hot.sum(|hot| &hot.connections_queued))],
+        ),
+        counter(
+            "portcullis_connections_by_protocol_total",
+            "Connections on both listeners, by what they speak; when that is known.",
+            by_protocol,
+        ),
+        gauge(
+            "portcullis_http2_streams",
+            "Requests over HTTP/2 whose response is not yet handed over.",
+            [level(&[], signed(streams))],
+        ),
+        counter(
+            "portcullis_http2_connections_cut_total",
+            "HTTP/2 connections that their client's own doing ended, by what it did.",
+            cuts,
         ),
         counter(
             "portcullis_proxy_protocol_refusals_total",

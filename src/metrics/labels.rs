@@ -188,3 +188,29 @@ labels! {
         Update = "update",
     }
 }
+
+labels! {
+    /// What a client connection speaks.
+    pub enum Protocol {
+        Http1 = "http1",
+        Http2 = "http2",
+    }
+}
+
+labels! {
+    /// What a client did that ended its HTTP/2 connection.
+    pub enum Http2Cut {
+        /// Frames that move nothing came too fast.
+        ControlFrames = "control_frames",
+        /// The protocol library's own limits: headers, small pieces of bodies, faults.
+        Excess = "excess",
+        Protocol = "protocol_error",
+        /// Requests were cancelled too fast.
+        Resets = "resets",
+        SettingsTimeout = "settings_timeout",
+        /// Nothing was taken of any response.
+        Stalled = "stalled",
+        /// More streams were opened than are even refused.
+        Streams = "streams",
+    }
+}

@@ -28,8 +28,8 @@ use targets::Targets;
 pub use cells::enter_worker;
 pub use handles::{RouteMetrics, UpstreamMetrics};
 pub use labels::{
-    AuditOperation, Cut, LimitKind, Listener, Outcome, ProxyHeaderFailure, Retry, StoreOperation, TlsFailure,
-    UpstreamFailure,
+    AuditOperation, Cut, Http2Cut, LimitKind, Listener, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreOperation,
+    TlsFailure, UpstreamFailure,
 };
 pub use targets::TargetMetrics;
 
@@ -183,6 +183,25 @@ impl Metrics {
     /// A connection was refused for want of a PROXY header that can be believed.
     pub fn proxy_header_failed(&self, failure: ProxyHeaderFailure) {
         add_one(&self.hot.here().proxy_header_failures[failure as usize]);
+    }
+
+    /// It is known what a connection speaks.
+    pub fn connection_speaks(&self, protocol: Protocol) {
+        add_one(&self.hot.here().connections_by_protocol[protocol as usize]);
+    }
+
+    /// A client's own doing ended its HTTP/2 connection.
+    pub fn http2_cut(&self, cut: Http2Cut) {
+        add_one(&self.hot.here().http2_cuts[cut as usize]);
+    }
+
+    pub fn http2_stream_opened(&self) {
+        add_one(&self.hot.here().http2_streams_opened);
+    }
+
+    /// On any thread; each opened stream is to be closed once.
+    pub fn http2_stream_closed(&self) {
+        add_one(&self.hot.here().http2_streams_closed);
     }
 
     pub fn cache_hit(&self) {

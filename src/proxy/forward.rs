@@ -131,6 +131,7 @@ impl Wait<'_> {
             };
             match self.exchange.bounded(at, sending.as_mut()).await {
                 Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
+                Err(_) if self.exchange.timer().has_body_timed_out() => return Err(Refusal::BodyTimeout),
                 Err(_) if self.until.is_some_and(|until| Instant::now() >= until) => {
                     if !self.is_for_client() {
                         self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);

@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 
 use crate::admin::ListenerName;
 use crate::http::headers::{Origin, Scheme, is_trusted};
-use crate::http::{Refusal, RequestId};
+use crate::http::{Dialect, Refusal, RequestId};
 use crate::keyring::Keyring;
 use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler};
@@ -68,10 +68,11 @@ impl Handler for Door {
 
     async fn handle(&self, request: Request<Incoming>, exchange: Exchange) -> Response<Body> {
         let gate = self.proxy.gate.load_full();
+        let dialect = Dialect::of(&request);
         let mut account = Account::open(&self.proxy.metrics, &gate, &request, &exchange);
         match self.serve(&gate, &exchange, request, &mut account).await {
             Ok(response) => response.map(|body| body.charged_to(account)),
-            Err(refusal) => self.refuse(refusal, &gate, account),
+            Err(refusal) => self.refuse(refusal, dialect, &gate, account),
         }
     }
 
@@ -142,16 +143,19 @@ impl Door {
         self.forward(admitted, Passage { gate, exchange, parts, origin, epoch }, body, account).await
     }
 
-    fn refuse(&self, refusal: Refusal, gate: &Gate, mut account: Account) -> Response<Body> {
+    fn refuse(&self, refusal: Refusal, dialect: Dialect, gate: &Gate, mut account: Account) -> Response<Body> {
         self.count(&refusal, gate, &account);
         let closes = refusal.closes_connection() || account.body_unread;
         let request_id = *account.request_id.get_or_insert_with(RequestId::new);
         tracing::debug!(request_id = %request_id, client = %account.client, reason = %refusal, "refused");
-        let mut response = refusal.into_response(request_id, &gate.challenge);
+        account.status = refusal.status().as_u16();
+        let mut response = match dialect {
+            Dialect::Grpc => refusal.into_grpc_response(),
+            Dialect::Problem => refusal.into_response(request_id, &gate.challenge),
+        };
         if closes {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        account.status = response.status().as_u16();
         response.map(|body| Body::local(body).charged_to(account))
     }
 

@@ -1,48 +1,49 @@
-//! One client connection from accept to close: hyper behind the guard, with one timer for all that it waits for.
+//! One client connection from accept to close: which protocol it speaks, and what both protocols share of their time.
 
-use std::convert::Infallible;
 use std::os::fd::AsFd;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper::server::conn::http1 as hyper_http1;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
+use super::detect::{self, Begun};
 use super::drain::Draining;
-use super::exchange::{ConnectionInfo, Exchange, Handler};
-use super::guard::Guarded;
+use super::exchange::{ConnectionInfo, Handler};
 use super::settings::Client;
-use super::tunnel::{Switched, Tunnel};
-use super::watch::{Moment, Phase, Watch};
+use super::watch::{Moment, Watch};
+use super::{Http2, http1, http2};
+use crate::metrics::{Metrics, Protocol};
 
-/// hyper, set up once for all connections of a listener.
-pub(super) fn protocol(client: &Client) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    // No `pipeline_flush`: with it hyper buffers a response body without bound while pipelined bytes wait.
-    builder.half_close(false).header_read_timeout(None).max_buf_size(buffer_bytes(client));
-    let headers_max = usize::from(client.headers_max.0);
-    if headers_max > HYPER_HEADERS {
-        builder.max_headers(headers_max);
-    }
-    builder
+/// What all connections of a listener are served with.
+pub(super) struct Protocols {
+    http1: hyper_http1::Builder,
+    http2: Arc<Http2>,
+    metrics: Arc<Metrics>,
 }
 
-/// hyper's own limit, for which it needs no allocation; ours is checked before.
-const HYPER_HEADERS: usize = 100;
+impl Protocols {
+    pub(super) fn new(client: &Client, http2: Arc<Http2>, metrics: Arc<Metrics>) -> Self {
+        Self { http1: http1::protocol(client), http2, metrics }
+    }
 
-fn buffer_bytes(client: &Client) -> usize {
-    client.header_bytes_max.as_usize().saturating_add(8 * 1024).max(64 * 1024)
+    /// What the client speaks; `None` when it never said.
+    async fn spoken<S: AsyncRead + Unpin>(
+        &self,
+        socket: &mut Begun<S>,
+        info: &ConnectionInfo,
+        client: &Client,
+        draining: &Draining,
+    ) -> Option<Protocol> {
+        match &info.tls {
+            Some(tls) if tls.is_h2 => Some(Protocol::Http2),
+            None if self.http2.cleartext => detect::protocol(socket, client, draining).await,
+            Some(_) | None => Some(Protocol::Http1),
+        }
+    }
 }
 
 /// Serves one connection until it ends, of itself or because of `draining`.
@@ -50,7 +51,7 @@ fn buffer_bytes(client: &Client) -> usize {
 /// # Errors
 /// What hyper ended with; worth a debug line, since clients come and go.
 pub(super) async fn serve_connection<S, H>(
-    protocol: &http1::Builder,
+    protocols: &Protocols,
     socket: S,
     info: ConnectionInfo,
     client: &Client,
@@ -61,76 +62,23 @@ where
     S: AsyncRead + AsyncWrite + AsFd + Send + Unpin,
     H: Handler,
 {
-    let watch = Arc::new(Watch::new(Instant::now()));
-    let guarded = TokioIo::new(Guarded::new(socket, client, Arc::clone(&watch)));
-    let service =
-        Service { handler, connection: Arc::new(info), watch: Arc::clone(&watch), ordinal: AtomicU64::new(0) };
-    let service = service_fn(move |request| service.call(request));
-    let mut connection = protocol.serve_connection(guarded, service);
-    let mut alarm = pin!(tokio::time::sleep(client.first_byte_timeout));
-    let mut silence = Silence::new(client);
-    let mut accepting_ended = pin!(draining.accepting_ended());
-    let mut is_registered = false;
-    std::future::poll_fn(|cx| {
-        // Polled once, for its waker: a spawned task's waker stays the same, and the drain's own answer is cheaper.
-        if !is_registered {
-            is_registered = true;
-            let _ = accepting_ended.as_mut().poll(cx);
+    let mut socket = Begun::new(socket);
+    let Some(protocol) = protocols.spoken(&mut socket, &info, client, draining).await else {
+        return Ok(());
+    };
+    protocols.metrics.connection_speaks(protocol);
+    match protocol {
+        Protocol::Http1 => http1::serve(&protocols.http1, socket, info, client, handler, draining).await,
+        Protocol::Http2 => {
+            let limits = http2::Limits { client, http2: &protocols.http2 };
+            http2::serve(socket, info, limits, handler, draining, &protocols.metrics).await
         }
-        watch.set_leaving(draining.has_started());
-        silence.shorten(draining.idle_timeout());
-        loop {
-            // Whoever still waits in the handler or in a response body says so again when it is polled.
-            watch.clear(Phase::Request);
-            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(result);
-            }
-            // Here only while the client takes nothing: hyper polls no response body then.
-            if watch.is_severed() {
-                return Poll::Ready(Ok(()));
-            }
-            let silence_ends = silence.deadline(&watch);
-            ready!(poll_alarm(alarm.as_mut(), cx, &watch, silence_ends));
-            if silence_ends.is_some_and(|deadline| watch.has_expired(deadline)) {
-                // Nothing is in flight, so this closes at once.
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-        }
-    })
-    .await?;
-    if let Some(tunnel) = watch.take_tunnel() {
-        let guarded = connection.into_parts().io.into_inner();
-        run_tunnel(tunnel, Switched::new(guarded, client.tunnel_idle_timeout), &watch, alarm).await;
     }
-    Ok(())
-}
-
-/// Runs until the tunnel ends or nothing has moved for too long. A drain leaves it alone until it times out.
-async fn run_tunnel<S>(mut tunnel: Box<dyn Tunnel>, mut client: Switched<S>, watch: &Watch, mut alarm: Pin<&mut Sleep>)
-where
-    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin,
-{
-    watch.clear(Phase::Read);
-    watch.clear(Phase::Write);
-    std::future::poll_fn(|cx| {
-        loop {
-            watch.clear(Phase::Request);
-            if tunnel.poll(&mut client, cx).is_ready() {
-                return Poll::Ready(());
-            }
-            let idle_ends = client.idle_deadline(watch);
-            if watch.has_expired(idle_ends) {
-                return Poll::Ready(());
-            }
-            ready!(poll_alarm(alarm.as_mut(), cx, watch, Some(idle_ends)));
-        }
-    })
-    .await;
 }
 
 /// Ready when a deadline has expired. The timer is only moved to an earlier time: one that comes too early is set again,
 /// which costs less than moving it with every request.
-fn poll_alarm(
+pub(super) fn poll_alarm(
     mut alarm: Pin<&mut Sleep>,
     cx: &mut Context<'_>,
     watch: &Watch,
@@ -156,10 +104,10 @@ fn poll_alarm(
 }
 
 /// Where the timer rests while nothing is known to be due; any deadline is earlier or gets set when it comes.
-const ALARM_OFF: Duration = Duration::from_secs(86_400);
+pub(super) const ALARM_OFF: Duration = Duration::from_secs(86_400);
 
 /// The bound on a connection that does nothing: before its first request, and between two.
-struct Silence {
+pub(super) struct Silence {
     first_byte_timeout: Duration,
     idle_timeout: Duration,
     /// The bound on both, once a drain has set one.
@@ -169,7 +117,7 @@ struct Silence {
 }
 
 impl Silence {
-    fn new(client: &Client) -> Self {
+    pub(super) fn new(client: &Client) -> Self {
         Self {
             first_byte_timeout: client.first_byte_timeout,
             idle_timeout: client.idle_timeout,
@@ -181,7 +129,7 @@ impl Silence {
 
     /// Keeps the connection from being silent for longer than a drain allows. Not closed at once: a request may be on
     /// its way, and its client could not know whether it was served.
-    fn shorten(&mut self, drain_timeout: Option<Duration>) {
+    pub(super) fn shorten(&mut self, drain_timeout: Option<Duration>) {
         if self.drain_timeout != drain_timeout {
             self.drain_timeout = drain_timeout;
             self.deadline = None;
@@ -189,7 +137,7 @@ impl Silence {
     }
 
     /// When the present silence has lasted too long; `None` while there is none.
-    fn deadline(&mut self, watch: &Watch) -> Option<Moment> {
+    pub(super) fn deadline(&mut self, watch: &Watch) -> Option<Moment> {
         if !watch.is_idle() {
             return None;
         }
@@ -200,95 +148,5 @@ impl Silence {
         let timeout = if self.heads == 0 { self.first_byte_timeout } else { self.idle_timeout };
         let timeout = self.drain_timeout.map_or(timeout, |drain_timeout| timeout.min(drain_timeout));
         Some(*self.deadline.get_or_insert_with(|| watch.after(timeout)))
-    }
-}
-
-/// A handler on one connection.
-struct Service<H> {
-    handler: H,
-    connection: Arc<ConnectionInfo>,
-    watch: Arc<Watch>,
-    /// Of the last request, from 1.
-    ordinal: AtomicU64,
-}
-
-impl<H: Handler> Service<H> {
-    fn call(
-        &self,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Tracked<H::Body>>, Infallible>> + use<H> {
-        let ordinal = self.ordinal.fetch_add(1, Ordering::Relaxed) + 1;
-        let exchange = Exchange::new(Arc::clone(&self.connection), ordinal, Arc::clone(&self.watch));
-        let is_malformed = exchange.malformed().is_some();
-        let asks_for_websocket = exchange.asks_for_websocket();
-        let version = request.version();
-        let busy = Busy::new(Arc::clone(&self.watch));
-        let handler = self.handler.clone();
-        async move {
-            let mut response = handler.handle(request, exchange).await;
-            if asks_for_websocket {
-                busy.0.decide();
-                // The guard may have stopped reading until now.
-                wake_self().await;
-            }
-            // Said, not only done: a client that is told so sends its next request elsewhere. And hyper finds out that a
-            // body was left unread only after it has written the head.
-            let closes = is_malformed || busy.0.is_in_body_of(ordinal) || busy.0.is_leaving();
-            if closes && !busy.0.is_switched() {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            // hyper says `keep-alive` beside it in a response that is not of the client's own version.
-            if version == Version::HTTP_10 && response.headers().contains_key(CONNECTION) {
-                *response.version_mut() = version;
-            }
-            Ok(response.map(|body| Tracked { body, _busy: busy }))
-        }
-    }
-}
-
-async fn wake_self() {
-    std::future::poll_fn(|cx| {
-        cx.waker().wake_by_ref();
-        Poll::Ready(())
-    })
-    .await;
-}
-
-/// Marks the connection as busy while it lives.
-struct Busy(Arc<Watch>);
-
-impl Busy {
-    fn new(watch: Arc<Watch>) -> Self {
-        watch.set_busy(true);
-        Self(watch)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.set_busy(false);
-    }
-}
-
-/// A response body that keeps the connection busy until hyper is done with it.
-struct Tracked<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

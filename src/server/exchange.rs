@@ -70,7 +70,7 @@ impl Exchange {
     }
 
     /// Why what the client sent was no valid request. The request is then a stand-in without meaning: refuse it with
-    /// this; the connection closes after the response.
+    /// this; the connection closes after the response, over HTTP/2 the stream alone.
     pub fn malformed(&self) -> Option<Malformed> {
         self.malformed
     }
@@ -96,9 +96,10 @@ impl Exchange {
     }
 }
 
-/// The connection's one timer, for a handler and the response body it returns: no timer is made for a request.
+/// The one timer of a connection, or over HTTP/2 of a stream, for a handler and the response body it returns.
 ///
-/// Works where the connection's task polls, which is in `handle` and in the response body, not in spawned tasks.
+/// Works where the connection's or stream's task polls, which is in `handle` and in the response body, not in tasks that
+/// these spawn.
 #[derive(Clone, Debug)]
 pub struct Timer(Arc<Watch>);
 
@@ -113,7 +114,14 @@ impl Timer {
         self.0.is_set(Phase::Read)
     }
 
-    /// Makes the connection end in a reset: for a response that was cut where an orderly end would look complete.
+    /// Whether the request's body stopped arriving, so that every wait has elapsed. Over HTTP/1 the body itself ends in
+    /// an error instead.
+    pub fn has_body_timed_out(&self) -> bool {
+        self.0.has_body_expired()
+    }
+
+    /// Makes the connection end in a reset: for a response that was cut where an orderly end would look complete. Over
+    /// HTTP/2 a body that fails resets its stream anyway, and nothing else.
     pub fn reset_connection(&self) {
         self.0.set_cut();
     }
@@ -127,7 +135,7 @@ impl Timer {
     /// Waits for `future`, at most until `at`. Nests; the earliest deadline counts.
     ///
     /// # Errors
-    /// [`Elapsed`] when the future was not ready in time. It is dropped.
+    /// [`Elapsed`] when the future was not ready in time, or [`Timer::has_body_timed_out`]. It is dropped.
     pub async fn bounded<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
         std::future::poll_fn(|cx| {
@@ -144,7 +152,7 @@ impl Timer {
             return Poll::Ready(Ok(value));
         }
         let deadline = self.0.moment(at);
-        if self.0.has_expired(deadline) {
+        if self.0.has_expired(deadline) || self.0.has_body_expired() {
             return Poll::Ready(Err(Elapsed));
         }
         self.0.lower(Phase::Request, deadline);

@@ -4,14 +4,17 @@
 //! [`crate::http::framing`]: a handler sees valid requests, or a stand-in whose [`Exchange::malformed`] says what to
 //! refuse it with.
 //!
-//! Invariants: one timer a connection, whatever it waits for; over the limit of connections nothing is accepted; every
+//! Invariants: one timer a connection, and over HTTP/2 one a stream, whatever they wait for; over the limit of connections nothing is accepted; every
 //! task belongs to an accept loop and ends with it.
 
 mod connection;
+mod detect;
 mod drain;
 mod exchange;
 mod guard;
 mod handshake;
+mod http1;
+mod http2;
 mod listener;
 mod proxy_protocol;
 mod serve;
@@ -27,6 +30,7 @@ mod tests;
 
 pub use drain::{Drain, Draining, drain};
 pub use exchange::{ConnectionInfo, Elapsed, Exchange, Handler, Timer};
+pub use http2::Http2;
 pub use listener::{BindError, Listener, Listeners};
 pub use serve::{Context, serve};
 pub use settings::{Client, Listen, Shutdown, WorkerCount};

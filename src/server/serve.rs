@@ -11,10 +11,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
-use super::connection;
+use super::connection::{self, Protocols};
 use super::drain::Draining;
 use super::exchange::{ConnectionInfo, Handler};
 use super::handshake::{self, Ended};
+use super::http2::Http2;
 use super::listener::{Backlog, Listener};
 use super::proxy_protocol::{Ended as Unproxied, client_of};
 use super::settings::Client;
@@ -29,6 +30,8 @@ use crate::tls;
 pub struct Context {
     /// May change: a connection keeps what it began with.
     pub client: Arc<ArcSwap<Client>>,
+    /// May change just before `client` does.
+    pub http2: Arc<ArcSwap<Http2>>,
     pub slots: Slots,
     pub draining: Draining,
     pub metrics: Arc<Metrics>,
@@ -50,9 +53,10 @@ pub async fn serve<H: Handler>(listener: Listener, handler: H, context: Context)
     let listener = TcpListener::from_std(socket)?;
     let client = context.client.load_full();
     let mut acceptor = AcceptLoop {
-        protocol: Arc::new(connection::protocol(&client)),
+        protocols: Arc::new(Protocols::new(&client, context.http2.load_full(), Arc::clone(&context.metrics))),
         client,
         present: context.client,
+        http2: context.http2,
         slots: context.slots,
         draining: context.draining,
         metrics: context.metrics,
@@ -72,10 +76,11 @@ pub async fn serve<H: Handler>(listener: Listener, handler: H, context: Context)
 }
 
 struct AcceptLoop<H> {
-    protocol: Arc<hyper::server::conn::http1::Builder>,
+    protocols: Arc<Protocols>,
     client: Arc<Client>,
     /// What `client` is to be from the next connection on.
     present: Arc<ArcSwap<Client>>,
+    http2: Arc<ArcSwap<Http2>>,
     slots: Slots,
     draining: Draining,
     metrics: Arc<Metrics>,
@@ -159,7 +164,8 @@ impl<H: Handler> AcceptLoop<H> {
     fn refresh(&mut self) {
         let present = self.present.load();
         if !Arc::ptr_eq(&present, &self.client) {
-            self.protocol = Arc::new(connection::protocol(&present));
+            let (http2, metrics) = (self.http2.load_full(), Arc::clone(&self.metrics));
+            self.protocols = Arc::new(Protocols::new(&present, http2, metrics));
             self.client = Arc::clone(&present);
         }
     }
@@ -168,7 +174,7 @@ impl<H: Handler> AcceptLoop<H> {
         self.refresh();
         // Fails only for a connection that is gone already.
         let _ = socket.set_nodelay(true);
-        let (protocol, client) = (Arc::clone(&self.protocol), Arc::clone(&self.client));
+        let (protocols, client) = (Arc::clone(&self.protocols), Arc::clone(&self.client));
         let (handler, draining) = (self.handler.clone(), self.draining.clone());
         let open = Open::new(Arc::clone(&self.metrics), slot);
         let (tls, proxy_protocol) = (self.tls.clone(), self.proxy_protocol);
@@ -189,7 +195,7 @@ impl<H: Handler> AcceptLoop<H> {
                 },
             };
             let info = ConnectionInfo { peer, tls };
-            let served = connection::serve_connection(&protocol, socket, info, &client, handler, &draining).await;
+            let served = connection::serve_connection(&protocols, socket, info, &client, handler, &draining).await;
             if let Err(error) = served {
                 debug!(%peer, %error, "connection ended");
             }

@@ -104,6 +104,7 @@ impl Running {
         let metrics = Metrics::new(workers, Clock::System);
         let context = Context {
             client: Arc::clone(&client),
+            http2: Arc::default(),
             slots: slots.clone(),
             draining,
             metrics,

@@ -1,12 +1,14 @@
-//! What one connection is waiting for and until when, shared by its guard, its handler and its timer.
+//! What one connection, or one stream of it, is waiting for and until when, shared by its guard, its handler and its
+//! timer.
 //!
-//! All of them run in the connection's own task, so the atomics are for `Send` and never contend ([`Watch::sever`] comes
-//! from elsewhere, and rarely). Times are whole
-//! milliseconds since the connection was accepted; deadlines are rounded up and the present down, so that none is early.
+//! All of them run on the connection's own thread, so the atomics are for `Send` and never contend ([`Watch::sever`]
+//! comes from elsewhere, and rarely). Times are whole milliseconds since the connection was accepted; deadlines are
+//! rounded up and the present down, so that none is early.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::tunnel::Tunnel;
@@ -53,6 +55,8 @@ pub(super) struct Watch {
     /// The number of the request that asks for a WebSocket and has no answer yet; 0: none does.
     undecided: AtomicU64,
     switch: Switch,
+    /// A stream's alone, for what its connection's task finds out.
+    stream: Option<StreamState>,
 }
 
 /// What goes on once the connection has switched protocols.
@@ -66,6 +70,14 @@ impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Switch").field("is_made", &self.is_made).finish_non_exhaustive()
     }
+}
+
+#[derive(Debug, Default)]
+struct StreamState {
+    /// Of its task: always the same.
+    waker: OnceLock<Waker>,
+    /// Whether the handler has answered, so that it waits for no body any more.
+    is_answered: AtomicBool,
 }
 
 impl Watch {
@@ -84,7 +96,17 @@ impl Watch {
             refusal: OnceLock::new(),
             undecided: AtomicU64::new(0),
             switch: Switch::default(),
+            stream: None,
         }
+    }
+
+    /// For one stream of the connection, by the same clock.
+    pub(super) fn for_stream(&self) -> Self {
+        Self { stream: Some(StreamState::default()), ..Self::new(self.epoch) }
+    }
+
+    pub(super) fn epoch(&self) -> Instant {
+        self.epoch
     }
 
     pub(super) fn moment(&self, at: Instant) -> Moment {
@@ -180,6 +202,38 @@ impl Watch {
 
     pub(super) fn is_leaving(&self) -> bool {
         self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Tells a stream's task that body bytes are due by `deadline`. The task is woken: it may be waiting for longer.
+    pub(super) fn await_body(&self, deadline: Moment) {
+        let Some(stream) = self.stream.as_ref().filter(|stream| !stream.is_answered.load(Ordering::Relaxed)) else {
+            return;
+        };
+        let was_waiting = self.is_set(Phase::Read);
+        self.set(Phase::Read, deadline);
+        if let (Some(waker), false) = (stream.waker.get(), was_waiting) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether a stream's body stopped arriving. A connection's own guard says so to hyper instead.
+    pub(super) fn has_body_expired(&self) -> bool {
+        self.stream.is_some() && self.has_expired(Moment(self.deadlines[Phase::Read as usize].load(Ordering::Relaxed)))
+    }
+
+    /// A stream's handler has answered.
+    pub(super) fn set_answered(&self) {
+        if let Some(stream) = &self.stream {
+            stream.is_answered.store(true, Ordering::Relaxed);
+            self.clear(Phase::Read);
+        }
+    }
+
+    /// `waker` wakes the stream's task; only the first one counts.
+    pub(super) fn set_task(&self, waker: &Waker) {
+        if let Some(stream) = &self.stream {
+            stream.waker.get_or_init(|| waker.clone());
+        }
     }
 
     /// Only the first refusal counts: nothing is read after it.

@@ -297,7 +297,7 @@ const REQUEST_LINES: &[Case] = &[
         "GET /api/v1/query HTTP/1.1¶<H><kread>Transfer-Encoding: chunked¶¶5¶hello¶0¶¶",
         Forwarded("GET /api/v1/query"),
     ),
-    ("B14", "PRI * HTTP/2.0¶¶SM¶¶", Closed(400)),
+    ("B14", "PRI * HTTP/2.0¶¶SM¶X", Closed(400)),
     ("B15", "G=\"(),/:;<=>?@[]{} / HTTP/1.1¶<H>¶", Closed(400)),
     ("B15", " GET /api/v1/query HTTP/1.1¶<H><kread>¶", Closed(400)),
     ("B15", "\\x80 /api/v1/query HTTP/1.1¶<H><kread>¶", Closed(400)),

@@ -10,6 +10,8 @@ mod config;
 mod demo;
 mod forwarding;
 mod hostile;
+mod http2;
+mod http2_abuse;
 mod layout;
 mod lifecycle;
 mod limits;

@@ -7,6 +7,8 @@ use http::StatusCode;
 /// Why a message was refused before anything acted on it. The text tells what to send instead.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 pub enum Malformed {
+    #[error(":authority and Host name different hosts; send one of them")]
+    AuthorityDiffers,
     #[error("the request body stopped arriving; send it without long pauses")]
     BodyTimeout,
     #[error("a chunk is not followed by CR LF where its size ends it; check the chunked coding")]
@@ -75,7 +77,8 @@ impl Malformed {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::FieldsTooMany | Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::ChunkEnd
+            Self::AuthorityDiffers
+            | Self::ChunkEnd
             | Self::ChunkExtension
             | Self::ChunkSize
             | Self::Encoding
@@ -103,6 +106,7 @@ impl Malformed {
     /// Stable, snake_case: what programs match on.
     pub fn code(self) -> &'static str {
         match self {
+            Self::AuthorityDiffers => "authority_differs",
             Self::BodyTimeout => "body_timeout",
             Self::ChunkEnd => "chunk_end_invalid",
             Self::ChunkExtension => "chunk_extension_invalid",

@@ -1,4 +1,5 @@
-//! What a byte stream must look like before hyper may see it: strict HTTP/1 framing, on both sides.
+//! What a byte stream must look like before hyper may see it: strict HTTP/1 framing, on both sides; and what a request
+//! over HTTP/2 must be.
 //!
 //! hyper is lenient where a proxy must not be: it merges repeated lengths, drops Content-Length beside
 //! Transfer-Encoding, takes bare line feeds, absolute targets and loose chunk syntax. So each socket is read through a
@@ -10,7 +11,9 @@
 
 mod chunked;
 mod field;
+pub mod frames;
 mod host;
+mod http2;
 mod lengths;
 mod malformed;
 mod parsed;
@@ -23,6 +26,7 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use http2::normalize;
 pub use malformed::Malformed;
 pub use parsed::check_response;
 pub(crate) use request::check_head;

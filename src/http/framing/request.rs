@@ -63,7 +63,11 @@ impl Requests {
 
 /// Whether a whole request head without a body would pass.
 pub(crate) fn check_head(bytes: &[u8], limits: RequestLimits) -> Result<(), Malformed> {
-    let mut bytes = bytes.to_vec();
+    check_head_in_place(&mut bytes.to_vec(), limits)
+}
+
+/// The same for a head that may be blunted.
+pub(super) fn check_head_in_place(bytes: &mut [u8], limits: RequestLimits) -> Result<(), Malformed> {
     let mut rules = Requests::new(limits);
     let mut passed = 0;
     while passed < bytes.len() {

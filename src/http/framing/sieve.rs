@@ -73,6 +73,11 @@ impl<R: Rules> Sieve<R> {
         !self.held.is_empty()
     }
 
+    /// Whether what has passed waits for room in the reader's buffer.
+    pub fn owes(&self) -> bool {
+        self.passed > 0
+    }
+
     /// Reads from `socket` and fills `buf` with what has passed. Ready with nothing filled means the end of the stream.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ pub(super) fn prepare<'g>(
     }
     rewrite_target(admitted, parts)?;
     let sources = || gate.sources.iter().chain(&route.settings.sources);
-    headers::prepare_request(&mut parts.headers, origin, sources, identity);
+    headers::prepare_request(&mut parts.headers, origin, sources, identity, parts.version);
     match &rewrite.host {
         // HTTP/1.0 knows requests without a host, HTTP/1.1 does not.
         HostHeader::Keep if parts.headers.contains_key(HOST) => {}

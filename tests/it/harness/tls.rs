@@ -159,6 +159,11 @@ impl TlsClient {
         Self::build(authority, Some((own, vec![issuer; length])), rustls::ALL_VERSIONS)
     }
 
+    /// For a client of another kind.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
     /// Offers these protocols.
     pub fn alpn(mut self, protocols: &[&[u8]]) -> Self {
         Arc::make_mut(&mut self.config).alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
