@@ -90,7 +90,8 @@ impl Stream {
             Outgoing::Upload(upload) => upload.spawn(Arc::clone(&self.permit), stall_max),
         };
         response.map(|stream| {
-            if !is_bare {
+            // One that is over with its head is never read.
+            if !is_bare && !stream.is_end_stream() {
                 return ResponseBody::http2(stream, length, uploading);
             }
             if let Some(uploading) = uploading {
