@@ -1,7 +1,7 @@
 //! The way of one request: its turn, its target, and another attempt where that is safe.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
@@ -16,13 +16,33 @@ use super::target::{Failure, Via};
 use super::{RequestContent, Upstream, UpstreamError, pool};
 use crate::metrics::{Retry, UpstreamFailure};
 
-/// Says, before a wait for a response is given up, that the target is to blame: it has had the time that it was owed.
+/// What a request and whoever waits for its response tell each other.
 #[derive(Default)]
-pub struct Blame(AtomicBool);
+pub struct Blame {
+    is_laid: AtomicBool,
+    is_queued: AtomicBool,
+    /// When its turn came, if it had to wait for that.
+    turn: OnceLock<Instant>,
+}
 
 impl Blame {
+    /// Says, before the wait is given up, that the target is to blame: it has had the time that it was owed.
     pub fn lay(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_laid.store(true, Ordering::Relaxed);
+    }
+
+    /// When the request left the queue; now while it is there. `None`: it never was, and has been the target's from the
+    /// start.
+    pub fn turn(&self) -> Option<Instant> {
+        self.turn.get().copied().or_else(|| self.is_queued.load(Ordering::Relaxed).then(Instant::now))
+    }
+
+    pub(super) fn wait_for_turn(&self) {
+        self.is_queued.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_turn(&self) {
+        let _ = self.turn.set(Instant::now());
     }
 }
 
@@ -58,7 +78,7 @@ impl<B: RequestContent> Upstream<B> {
         blame: &Blame,
     ) -> Result<Answer<Lease<B>>, UpstreamError> {
         let place = match &self.queue {
-            Some(queue) => Some(queue.enter().await?),
+            Some(queue) => Some(queue.enter(blame).await?),
             None => None,
         };
         self.budget.earn(worker);
@@ -228,7 +248,7 @@ impl<B: RequestContent> Drop for Attempt<'_, B> {
         if self.is_settled {
             return;
         }
-        if self.blame.0.load(Ordering::Relaxed) {
+        if self.blame.is_laid.load(Ordering::Relaxed) {
             self.upstream.failed(self.position, UpstreamFailure::ResponseTimeout, Some(Fault::Faulty), self.role);
         } else if self.role == Role::Trial {
             self.upstream.targets[self.position].standing.untried();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Settings, UpstreamError};
+use super::{Blame, Settings, UpstreamError};
 use crate::metrics::UpstreamMetrics;
 
 pub(super) struct Queue {
@@ -46,18 +46,20 @@ impl Queue {
         })
     }
 
-    /// A place, at once or after a wait. Cancel-safe.
+    /// A place, at once or after a wait, which `blame` is told of. Cancel-safe.
     ///
     /// # Errors
     /// When too many wait already, or the wait took too long.
-    pub(super) async fn enter(&self) -> Result<Place, UpstreamError> {
+    pub(super) async fn enter(&self, blame: &Blame) -> Result<Place, UpstreamError> {
         if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(Place { _permit: permit });
         }
         let _waiting = self.wait().ok_or(UpstreamError::QueueFull)?;
+        blame.wait_for_turn();
         let place = tokio::time::timeout(self.timeout, Arc::clone(&self.places).acquire_owned()).await;
         // The inner error is that of a closed semaphore, which this one never is.
         let permit = place.ok().and_then(Result::ok).ok_or(UpstreamError::QueueTimeout)?;
+        blame.take_turn();
         Ok(Place { _permit: permit })
     }
 

@@ -213,6 +213,15 @@ impl Standing {
         }
     }
 
+    /// A connection was made: whether requests on it are answered is still to be seen, but they can be sent.
+    pub(super) fn was_connected(&self) {
+        if self.bars.load(Ordering::Relaxed) & EJECTED != 0
+            && let Some(ejection) = &mut self.record().ejection
+        {
+            ejection.fault = Fault::Faulty;
+        }
+    }
+
     /// Nothing counts failures any more.
     pub(super) fn pardon(&self) {
         self.bring_back(|_| true);

@@ -176,7 +176,9 @@ impl<B: RequestContent> Target<B> {
         // An unused connection of another worker's makes room: what is bounded is there to be used.
         let slot = OpenSlot::enter(&self.open, self.settings.connections_max).or_else(|| self.pools.evict());
         let slot = slot.ok_or(UpstreamError::Busy)?;
-        connection::open(&self.dialer, protocol, &self.settings, slot).await
+        let connection = connection::open(&self.dialer, protocol, &self.settings, slot).await?;
+        self.standing.was_connected();
+        Ok(connection)
     }
 }
 
