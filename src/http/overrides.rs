@@ -20,6 +20,11 @@ pub fn is_same_field(one: &HeaderName, other: &HeaderName) -> bool {
     one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
 }
 
+/// Whether one of `names` is the same field.
+pub fn is_one_of(name: &HeaderName, names: &[HeaderName]) -> bool {
+    names.iter().any(|other| is_same_field(other, name))
+}
+
 /// Whether the configuration may set and remove a field.
 ///
 /// # Errors
@@ -47,7 +52,7 @@ pub fn check_overridable(name: &HeaderName, direction: Direction) -> Result<(), 
 pub fn override_fields(headers: &mut HeaderMap, removed: &[HeaderName], set: Vec<(HeaderName, HeaderValue)>) {
     let is_dropped = |name: &HeaderName| {
         let is_set = set.iter().any(|(other, _)| is_same_field(other, name));
-        is_set || removed.iter().any(|other| is_same_field(other, name))
+        is_set || is_one_of(name, removed)
     };
     let dropped: Vec<HeaderName> = headers.keys().filter(|name| is_dropped(name)).cloned().collect();
     for name in dropped {

@@ -16,31 +16,32 @@ const BYTES_MAX: usize = 32 << 10;
 #[error("the trailer section is too large")]
 pub struct TooLarge;
 
-/// Leaves what the upstream may get of a request's trailers; `carries_key` are fields that a key may be in.
+/// Leaves what the upstream may get of a request's trailers, which are not `is_hidden`.
 ///
 /// # Errors
 /// [`TooLarge`]: what was sent is not passed on at all.
-pub fn prepare_request(trailers: &mut HeaderMap, carries_key: impl Fn(&HeaderName) -> bool) -> Result<(), TooLarge> {
-    prepare(trailers, |name| is_dropped_from_request(name.as_str(), false) || carries_key(name))
+pub fn prepare_request(trailers: &mut HeaderMap, is_hidden: impl Fn(&HeaderName) -> bool) -> Result<(), TooLarge> {
+    prepare(trailers, |name| is_dropped_from_request(name.as_str(), false) || is_hidden(name))
 }
 
-/// Leaves what the client may get of a response's trailers.
+/// Leaves what the client may get of a response's trailers, which are not `is_hidden`.
 ///
 /// # Errors
 /// [`TooLarge`]: what was sent is not passed on at all.
-pub fn prepare_response(trailers: &mut HeaderMap) -> Result<(), TooLarge> {
-    prepare(trailers, |name| !passes_to_client(name))
+pub fn prepare_response(trailers: &mut HeaderMap, is_hidden: impl Fn(&HeaderName) -> bool) -> Result<(), TooLarge> {
+    prepare(trailers, |name| !passes_to_client(name) || is_hidden(name))
 }
 
 /// What the head of a response may say of its trailers to a client that takes them: the names that the upstream announces
 /// and the client may get. gRPC announces none, and ends with the same in every response.
-pub fn announced(head: &HeaderMap) -> Option<HeaderValue> {
+pub fn announced(head: &HeaderMap, is_hidden: impl Fn(&HeaderName) -> bool) -> Option<HeaderValue> {
     if !head.contains_key(TRAILER) && is_grpc(head) {
         return Some(HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
     }
     let lines = head.get_all(TRAILER).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let names = lines.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
-    let kept: Vec<HeaderName> = names.filter(passes_to_client).take(FIELDS_MAX).collect();
+    let kept: Vec<HeaderName> =
+        names.filter(|name| passes_to_client(name) && !is_hidden(name)).take(FIELDS_MAX).collect();
     let text = kept.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ");
     HeaderValue::try_from(text).ok().filter(|text| !text.is_empty())
 }

@@ -17,6 +17,7 @@ use crate::server::{Exchange, TlsPeer};
 use super::admit::Trail;
 use super::gate::Gate;
 use super::running::Run;
+use super::upload::Upload;
 
 /// The running account of one request. Dropped with the response's body, it records the request as ended.
 pub(super) struct Account {
@@ -47,6 +48,8 @@ pub(super) struct Account {
     pub(super) slot: Option<Slot>,
     /// The request's note among those that run under keys.
     pub(super) run: Option<Run>,
+    /// The request's body, once it is on its way.
+    pub(super) upload: Option<Arc<Upload>>,
     pub(super) request_id: Option<RequestId>,
     /// What the access log says; `None` while it is off.
     line: Option<AccessLine>,
@@ -83,6 +86,7 @@ impl Account {
             body_unread: !request.body().is_end_stream(),
             slot: None,
             run: None,
+            upload: None,
             request_id: None,
             line,
         }
@@ -145,5 +149,8 @@ impl Drop for Account {
         self.metrics.request_finished(in_gate);
         self.counts.finished(self.status);
         self.write_line(in_gate);
+        if let Some(upload) = self.upload.take() {
+            upload.outlive(self.run.take(), self.slot.take());
+        }
     }
 }

@@ -6,17 +6,17 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use crate::credential::Source;
 use crate::http::framing::Malformed;
+use crate::http::overrides::is_one_of;
 use crate::http::trailers::TooLarge;
 use crate::http::{headers, trailers};
 use crate::metrics::UpstreamFailure;
@@ -25,7 +25,9 @@ use crate::settings::ByteSize;
 use crate::upstream::{CutError, Lease, RequestContent, ResponseBody, Unread};
 
 use super::account::Account;
+use super::rewrite::FieldRules;
 use super::tunnel::Opening;
+use super::upload::{Upload, UploadState};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +51,18 @@ pub struct RequestBody {
     incoming: Incoming,
     left: u64,
     upload: Arc<Upload>,
-    /// Fields of the trailers that a key may be in.
-    key_fields: Vec<Source>,
+    hidden: Hidden,
     /// What was sent to an upstream that gave it back.
     returned: Option<Returned>,
+}
+
+/// Fields of the trailers that the upstream must not get.
+#[derive(Default)]
+struct Hidden {
+    /// A key may be in them.
+    key_fields: Vec<Source>,
+    /// The route sets or removes them.
+    overridden: Vec<HeaderName>,
 }
 
 /// A body's beginning, to be sent again.
@@ -61,45 +71,6 @@ struct Returned {
     pieces: VecDeque<Bytes>,
     trailers: Option<http::HeaderMap>,
     bytes: u64,
-}
-
-/// How the sending of a request's body goes, for whoever waits for the response.
-pub(super) struct Upload {
-    begun: Instant,
-    /// Milliseconds from `begun` to the last piece.
-    progress: AtomicU64,
-    state: AtomicU8,
-}
-
-/// Where an upload stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub(super) enum UploadState {
-    Broken,
-    Done,
-    Running,
-    TimedOut,
-    TooLarge,
-}
-
-const STATES: [UploadState; 5] =
-    [UploadState::Broken, UploadState::Done, UploadState::Running, UploadState::TimedOut, UploadState::TooLarge];
-
-impl Upload {
-    pub(super) fn state(&self) -> UploadState {
-        STATES[usize::from(self.state.load(Ordering::Relaxed)) % STATES.len()]
-    }
-
-    /// When the last piece of the body went by.
-    pub(super) fn last_progress(&self) -> Instant {
-        self.begun + Duration::from_millis(self.progress.load(Ordering::Relaxed))
-    }
-
-    fn progress(&self, state: UploadState) {
-        let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.progress.store(elapsed, Ordering::Relaxed);
-        self.state.store(state as u8, Ordering::Relaxed);
-    }
 }
 
 impl RequestBody {
@@ -113,13 +84,23 @@ impl RequestBody {
             return Err(BodyError::TooLarge);
         }
         let state = if incoming.is_end_stream() { UploadState::Done } else { UploadState::Running };
-        let upload = Upload { begun, progress: AtomicU64::new(0), state: AtomicU8::new(state as u8) };
-        Ok(Self { incoming, left, upload: Arc::new(upload), key_fields: Vec::new(), returned: None })
+        Ok(Self {
+            incoming,
+            left,
+            upload: Arc::new(Upload::new(begun, state)),
+            hidden: Hidden::default(),
+            returned: None,
+        })
     }
 
-    /// Keeps the upstream from getting trailers that one of these reads keys from.
-    pub(super) fn hiding<'s>(mut self, sources: impl Iterator<Item = &'s Source>) -> Self {
-        self.key_fields.extend(sources.filter(|source| matches!(source, Source::Header(_))).cloned());
+    /// Keeps the upstream from getting trailers that one of `sources` reads keys from, or that `rules` are about: what
+    /// is true of a field is true of it behind the body.
+    pub(super) fn hiding<'s>(mut self, sources: impl Iterator<Item = &'s Source>, rules: &FieldRules) -> Self {
+        if !self.incoming.is_end_stream() {
+            let in_fields = sources.filter(|source| matches!(source, Source::Header(_)));
+            self.hidden.key_fields.extend(in_fields.cloned());
+            self.hidden.overridden.extend(rules.names().cloned());
+        }
         self
     }
 
@@ -138,8 +119,9 @@ impl RequestBody {
     }
 
     fn take_trailers(&self, mut trailers: http::HeaderMap) -> Result<Frame<Bytes>, BodyError> {
+        let Hidden { key_fields, overridden } = &self.hidden;
         let prepared = trailers::prepare_request(&mut trailers, |name| {
-            headers::carries_key(name.as_str(), self.key_fields.iter())
+            headers::carries_key(name.as_str(), key_fields.iter()) || is_one_of(name, overridden)
         });
         self.upload.progress(if prepared.is_ok() { UploadState::Done } else { UploadState::TooLarge });
         prepared?;
@@ -177,6 +159,10 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.upload.poll_lost(cx).is_ready() {
+            self.upload.progress(UploadState::Broken);
+            return Poll::Ready(Some(Err(BodyError::Revoked)));
+        }
         if let Some(frame) = self.take_returned() {
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -243,6 +229,8 @@ pub(super) struct Streamed {
     pub(super) wait_until: Option<Instant>,
     /// Whether the client must see a reset, and not an end, when the body is cut.
     pub(super) resets_when_cut: bool,
+    /// Fields that the route sets or removes.
+    pub(super) overridden: Vec<HeaderName>,
     pub(super) metrics: Arc<crate::metrics::UpstreamMetrics>,
 }
 
@@ -362,7 +350,7 @@ impl Streamed {
                 self.wait_until = None;
                 self.finish();
                 let mut trailers = frame.into_trailers().unwrap_or_default();
-                let prepared = trailers::prepare_response(&mut trailers);
+                let prepared = trailers::prepare_response(&mut trailers, |name| is_one_of(name, &self.overridden));
                 Poll::Ready(Some(prepared.map(|()| Frame::trailers(trailers)).map_err(BodyError::Trailers)))
             }
         }

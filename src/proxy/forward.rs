@@ -10,6 +10,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http::headers::Origin;
+use crate::http::overrides::is_one_of;
 use crate::http::{Refusal, headers, trailers};
 use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
@@ -18,10 +19,11 @@ use crate::upstream::{Blame, Lease, ResponseBody, UpstreamError};
 
 use super::account::Account;
 use super::admit::Admitted;
-use super::body::{Body, RequestBody, Streamed, Upload, UploadState};
+use super::body::{Body, RequestBody, Streamed};
 use super::gate::{Gate, Route};
 use super::rewrite::{self, ResponseFields};
 use super::running::Run;
+use super::upload::{Upload, UploadState};
 use super::{Door, tunnel};
 
 /// The request that goes with a permit.
@@ -53,7 +55,7 @@ impl Door {
         let max = route.settings.max_body;
         let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
-        let body = body.hiding(gate.sources.iter().chain(&route.settings.sources));
+        let body = body.hiding(gate.sources.iter().chain(&route.settings.sources), &route.settings.rewrite.request);
         let trailer_terms = headers::TrailerTerms::of(&parts.headers);
         let response_fields = rewrite::prepare(&admitted, gate, origin, &mut parts, &mut account.request_id)?;
         let takes_trailers = trailer_terms.takes_trailers();
@@ -85,6 +87,7 @@ impl Door {
         let (response, lease) = answer?;
         route.upstream.metrics.answered(waited);
         account.body_unread = false;
+        account.upload = Some(upload);
         account.status = response.status().as_u16();
         let streaming = Streaming { exchange, route, until, client_version, takes_trailers, response_fields };
         if upgrades && response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -137,6 +140,10 @@ impl Wait<'_> {
                         self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
                     }
                     return Err(Refusal::RequestTimeout);
+                }
+                // An upstream owes nothing for a request that waits here for its turn.
+                Err(_) if self.blame.turn().is_some_and(|turn| turn > since) => {
+                    since = self.blame.turn().unwrap_or(since);
                 }
                 // The patience with the upstream begins when it has the whole request; that with the client is the
                 // connection's own, and ends in an error of its body.
@@ -220,7 +227,10 @@ impl Streaming<'_> {
             return Err(Refusal::UpstreamInvalid);
         }
         let has_length = response.body().is_end_stream() || response.body().size_hint().exact().is_some();
-        let announced = (self.takes_trailers && !has_length).then(|| trailers::announced(response.headers())).flatten();
+        let overridden = if has_length { Vec::new() } else { self.response_fields.names() };
+        let announced = (self.takes_trailers && !has_length)
+            .then(|| trailers::announced(response.headers(), |name| is_one_of(name, &overridden)))
+            .flatten();
         headers::prepare_response(response.headers_mut());
         self.response_fields.apply(response.headers_mut());
         if let Some(announced) = announced {
@@ -243,6 +253,7 @@ impl Streaming<'_> {
                 wait_until: None,
                 // The end of the connection may be all that tells an HTTP/1.0 client of the body's end.
                 resets_when_cut: self.client_version == Version::HTTP_10,
+                overridden,
                 metrics: Arc::clone(&upstream.metrics),
             })
         }))

@@ -14,6 +14,7 @@ mod running;
 mod settings;
 mod target;
 mod tunnel;
+mod upload;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -7,7 +7,10 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Authority, Caller, DEADLINE, Gate, Installation, Reply, TlsClient, Wire, check, check_problem};
+use crate::harness::{
+    Authority, Caller, DEADLINE, Gate, H2Client, H2Reply, H2Upstream, Installation, Reply, TlsClient, Wire, check,
+    check_problem,
+};
 
 const QUERY: &str = "/api/v1/query";
 const CUT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -369,4 +372,57 @@ fn the_access_log_tells_what_was_cut() {
     assert_eq!(cut.len(), 1, "{log}");
     let line: serde_json::Value = serde_json::from_str(cut[0]).expect("JSON");
     assert_eq!((&line["cut"], &line["complete"], &line["status"]), (&"key_deleted".into(), &false.into(), &200.into()));
+}
+
+/// Starts an upload to an upstream that answers it whole at once and goes on to read.
+fn answered_upload(gate: &Gate, caller: &Caller) -> Wire {
+    let chunked = [("Transfer-Encoding", "chunked")];
+    let mut wire = send(gate, caller, "POST", "/api/v1/write", &chunked, b"5\r\nhello\r\n");
+    assert_eq!(check(&wire.read_response(), 200).text(), "early");
+    wire
+}
+
+#[test]
+fn an_upload_that_outlasts_its_response_ends_when_the_key_is_deleted() {
+    let gate = Gate::start();
+    let key = gate.key(&["telemetry:write"]);
+    gate.upstream().reply(Reply::bytes("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").before_body());
+    let mut wire = answered_upload(&gate, &key);
+    wire.send("5\r\nafter\r\n");
+    gate.upstream().wait_for_bytes(b"after");
+    check(&gate.root().delete(key.id()), 204);
+    in_time("the upstream's side", || gate.upstream().wait_for_closed(1));
+}
+
+#[test]
+fn an_upload_over_http2_that_outlasts_its_response_ends_when_the_key_is_deleted() {
+    let upstream = H2Upstream::start();
+    let gate = Gate::with(|setup| {
+        setup.upstream_url(&format!("http://{}", upstream.address())).upstream(r#"protocol = "http2""#)
+    });
+    let reply = || upstream.reply(H2Reply::status(200).data("early").before_body());
+    let key = gate.key(&["telemetry:write"]);
+    reply();
+    let _wire = answered_upload(&gate, &key);
+    reply();
+    let client = H2Client::connect(gate.public());
+    let mut call = client.open("POST", "/api/v1/write", &[("authorization", &key.authorization())], false);
+    assert_eq!(call.send(b"hello").answer().expect("an answer").text(), "early");
+    check(&gate.root().delete(key.id()), 204);
+    in_time("both streams", || upstream.wait_for_resets(2));
+    check(&client.get(&gate.root(), "/open/x"), 200);
+}
+
+#[test]
+fn an_upload_that_outlasts_its_response_counts_among_its_keys_requests() {
+    let gate = Gate::with(|setup| setup.option("limits.key", "concurrency = 1"));
+    let key = gate.key(&["telemetry:write", "monitor:read"]);
+    gate.upstream().reply(Reply::bytes("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").before_body());
+    let mut wire = answered_upload(&gate, &key);
+    check_problem(&key.get(QUERY), 429, "concurrency_limited");
+    wire.send("0\r\n\r\n");
+    let deadline = Instant::now() + DEADLINE;
+    while key.get(QUERY).status != 200 {
+        assert!(Instant::now() < deadline, "the place is never free again");
+    }
 }

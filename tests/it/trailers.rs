@@ -1,6 +1,6 @@
 //! Trailers between HTTP/1.1 and HTTP/1.1: who gets which, and that nobody gets what belongs into a head.
 
-use crate::harness::{Answer, Gate, Reply, Wire, check};
+use crate::harness::{Answer, Gate, H2Upstream, Reply, Wire, check};
 
 const QUERY: &str = "/api/v1/query";
 const BODY: &str = "4\r\nbody\r\n0\r\n";
@@ -115,4 +115,34 @@ fn trailers_without_end_are_refused_in_both_directions() {
     let answer = wire.read_response();
     // What is wrong may be seen before the head has been passed on.
     assert!(answer.status == 502 || !answer.complete, "its end never came: {answer:?}");
+}
+
+#[test]
+fn what_a_line_says_of_a_field_of_the_request_is_true_behind_its_body_too() {
+    let upstream = H2Upstream::start();
+    let line = r#"{ require = "public", set_headers = { "X-Scope-OrgID" = "a" }, remove_headers = ["X-Internal"] }"#;
+    let gate = Gate::with(|setup| {
+        let setup = setup.upstream_url(&format!("http://{}", upstream.address())).upstream(r#"protocol = "http2""#);
+        setup.no_routes().route("POST /x", line)
+    });
+    let mut wire = gate.raw();
+    wire.send("POST /x HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n");
+    wire.send("X-Scope-OrgID: b\r\nX_Scope_OrgID: b\r\nX-Internal: 1\r\nX-Checksum: 12\r\n\r\n");
+    check(&wire.read_response(), 200);
+    let seen = upstream.last();
+    assert_eq!(seen.header("x-scope-orgid"), Some("a"));
+    assert_eq!(seen.trailers, [("x-checksum".to_owned(), "12".to_owned())]);
+}
+
+#[test]
+fn what_a_line_says_of_a_field_of_the_response_is_true_behind_its_body_too() {
+    let line = r#"{ require = "authenticated", set_response_headers = { "X-Set" = "a" },
+        remove_response_headers = ["X-Internal"] }"#
+        .replace('\n', " ");
+    let gate = Gate::with(|setup| setup.no_routes().route(&format!("GET {QUERY}"), &line));
+    let announced = "Trailer: X-Set, X-Internal, X-A\r\n";
+    let sent = "X-Set: b\r\nX_Set: b\r\nX-Internal: 1\r\nX-A: 1\r\n";
+    let (answer, text) = response(&gate, &mut gate.raw(), &[("TE", "trailers")], announced, sent);
+    assert_eq!((answer.header("x-set"), answer.header_values("trailer")), (Some("a"), vec!["x-a"]));
+    assert!(text.ends_with("0\r\nx-a: 1\r\n\r\n"), "{text}");
 }

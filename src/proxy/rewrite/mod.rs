@@ -36,6 +36,11 @@ pub(super) struct ResponseFields<'r> {
 }
 
 impl ResponseFields<'_> {
+    /// Every field that is set or removed.
+    pub(super) fn names(&self) -> Vec<HeaderName> {
+        self.set.iter().map(|(name, _)| name).chain(self.removed).cloned().collect()
+    }
+
     pub(super) fn apply(self, headers: &mut HeaderMap) {
         if !self.removed.is_empty() || !self.set.is_empty() {
             override_fields(headers, self.removed, self.set);

@@ -155,6 +155,11 @@ impl FieldRules {
         &self.removed
     }
 
+    /// Every field that is set or removed.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.set.iter().map(|(name, _)| name).chain(&self.removed)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.removed.is_empty()
     }
