@@ -141,8 +141,14 @@ impl<B: RequestContent> Upstream<B> {
         standing.metrics.failed(failure);
         match fault {
             Some(fault) => self.fault(position, fault, role),
-            None if role == Role::Trial => standing.untried(),
-            None => {}
+            None => self.given_up(position, role),
+        }
+    }
+
+    /// The attempt came to nothing, for no fault of the target's.
+    fn given_up(&self, position: usize, role: Role) {
+        if role == Role::Trial {
+            self.targets[position].standing.untried();
         }
     }
 
@@ -197,6 +203,7 @@ impl<B: RequestContent> Course<'_, B> {
         drop(attempt);
         match &sent {
             Ok((response, _)) => self.upstream.answered(position, response.status(), role),
+            Err(Failure { error, .. }) if error.is_of_request() => self.upstream.given_up(position, role),
             Err(Failure { error, .. }) => self.upstream.failed(position, error.kind(), Fault::of(error), role),
         }
         if is_repeated {
@@ -250,8 +257,8 @@ impl<B: RequestContent> Drop for Attempt<'_, B> {
         }
         if self.blame.is_laid.load(Ordering::Relaxed) {
             self.upstream.failed(self.position, UpstreamFailure::ResponseTimeout, Some(Fault::Faulty), self.role);
-        } else if self.role == Role::Trial {
-            self.upstream.targets[self.position].standing.untried();
+        } else {
+            self.upstream.given_up(self.position, self.role);
         }
     }
 }

@@ -411,6 +411,9 @@ fn a_client_that_breaks_off_its_uploads_says_nothing_against_a_target() {
     }
     for target in &targets {
         assert_eq!(gate.metric(&of_target("ejections_total", target)), 0.0);
+        let resets =
+            format!("portcullis_target_failures_total{{upstream=\"main\",target=\"{}\",kind=\"reset\"}}", target.url());
+        assert_eq!(gate.metric(&resets), 0.0);
     }
 }
 
