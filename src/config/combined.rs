@@ -3,6 +3,7 @@
 //! Reads no option anew: it looks at what was read, and asks the file for the place alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use crate::ops;
@@ -113,7 +114,8 @@ fn check_effects(config: &Config, section: &mut Section<'_>) {
     }
 }
 
-/// What bounds a queue that nobody enters, and checks that ask for nothing.
+/// What bounds a queue that nobody enters, checks that ask for nothing, and the terms of ejections and retries that never
+/// come.
 fn check_upstream(upstream: &UpstreamConfig, section: &mut Section<'_>) {
     let (settings, default) = (&upstream.settings, upstream::Settings::default());
     let (queue, timeout) = (section.node("queue"), section.node("queue_timeout"));
@@ -127,6 +129,20 @@ fn check_upstream(upstream: &UpstreamConfig, section: &mut Section<'_>) {
         && settings.health != default.health
     {
         node.problem::<()>(format!("{} has no effect without a path; add path = \"/healthy\"", node.path()));
+    }
+    let off = upstream::Eject { failures: None, ..default.eject };
+    if let (Some(node), None) = (section.node("eject"), settings.eject.failures)
+        && settings.eject != off
+    {
+        let path = node.path();
+        node.problem::<()>(format!("{path} has no effect with failures = \"off\"; leave the rest of it out"));
+    }
+    let once = upstream::Retry { attempts: NonZeroU32::MIN, ..default.retry };
+    if let (Some(node), true) = (section.node("retry"), settings.retry.attempts == NonZeroU32::MIN)
+        && settings.retry != once
+    {
+        let path = node.path();
+        node.problem::<()>(format!("{path}.budget has no effect with attempts = 1; leave it out"));
     }
 }
 

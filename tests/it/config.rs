@@ -312,6 +312,10 @@ fn options_of_upstreams_that_nothing_comes_of_are_refused() {
     refuse(&with("queue = 7"), &[(6, 9, "upstream.tsdb.queue has no effect without a limit")]);
     refuse(&with("queue_timeout = \"7s\""), &[(6, 17, "upstream.tsdb.queue_timeout has no effect")]);
     refuse(&with("health.interval = \"7s\""), &[(6, 1, "upstream.tsdb.health has no effect without a path")]);
+    let eject = "eject = { failures = \"off\", statuses = [502] }";
+    refuse(&with(eject), &[(6, 9, "upstream.tsdb.eject has no effect with failures = \"off\"")]);
+    let retry = "retry = { attempts = 1, budget = 7 }";
+    refuse(&with(retry), &[(6, 9, "upstream.tsdb.retry.budget has no effect with attempts = 1")]);
     accept(&with("health = { path = \"/-/ready\", expect = [204, \"3xx\"] }"));
     refuse(&with("health.path = \"ready\""), &[(6, 15, "must be a path such as")]);
     for wrong in ["99", "600", "\"6xx\"", "true"] {
