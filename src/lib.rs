@@ -56,9 +56,17 @@
 //! [`http::Refusal`] and a label in `metrics::labels`; the compiler then names its status, code, text and outcome as
 //! missing. A new step of admission goes into `proxy::admit`, in the order in which refusals win. A new call of the key
 //! API goes into `admin`, its effect into `keyring`. A new field of keys goes through [`key::KeyRecord`],
-//! `store::record` (with a new version, and a reader for rows of the old one), `keyring`'s drafts and changes, `admin`'s
-//! bodies and views, and `cli::keys`. A new metric is a cell in `metrics::cells`, a family in `metrics::families` and a
-//! recording method. A new product preset is a file in `config/` and a table in `tests/it/presets.rs`.
+//! `store::record` (with a new version, and a reader for rows of the old one), `keyring`'s drafts and changes,
+//! `admin`'s bodies and views, and `cli::keys`. A new metric is a cell in `metrics::cells`, a family in
+//! `metrics::families` and a recording method (`metrics::families::tls` for those of certificates). A new product
+//! preset is a file in `config/` and a table in `tests/it/presets.rs`.
+//!
+//! A limit on floods of HTTP/2 from clients is in `server::http2` (`settings` for its value, `ledger` for what counts
+//! frames, `Limits` for what hyper counts), one on upstreams in `upstream::http2`. The versions of TLS that are offered
+//! to clients come from `tls::settings` and `tls::material`, those to upstreams from `tls::client`. A template variable
+//! goes into `proxy::rewrite::template`. Which failed request is sent again is `upstream::retry`'s to say, what counts
+//! against a target `upstream::standing`'s. Under a key that admits it no more, `proxy::running` ends a request; its
+//! client sees what `proxy::body` makes of that, or `proxy::tunnel`.
 
 #![forbid(unsafe_code)]
 

@@ -152,6 +152,7 @@ pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
     }
     let gate = build::gate(&config, &keyring, &metrics, None)?;
     upstream::take_over(&[], &gate.upstreams, &control.handle());
+    tls::tell_upstream_certificates(&gate.upstreams, &metrics);
     let gate = ArcSwap::from_pointee(gate);
     let workers = config.listen.workers.get();
     let running = proxy::Running::new(workers, Arc::clone(&keyring), Arc::clone(&metrics));

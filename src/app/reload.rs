@@ -10,6 +10,7 @@ use crate::key::{Digest, KeySecret};
 use crate::proxy::Proxy;
 use crate::upstream;
 
+use super::tls::tell_upstream_certificates;
 use super::{Present, Running, build};
 
 /// Why a new configuration is not taken while the gate runs.
@@ -55,6 +56,7 @@ impl Running {
         self.tls.install(tls);
         gate.store(Arc::clone(&new));
         upstream::take_over(&old.upstreams, &new.upstreams, control);
+        tell_upstream_certificates(&new.upstreams, metrics);
         keyring.reconfigure(&config.keys);
         self.slots.resize(config.client.connections_max);
         // Before the other settings of connections, which accept loops look at.

@@ -1,4 +1,5 @@
-//! TLS of the listeners: made at the start, reloaded with the configuration and when its files change.
+//! TLS of the listeners: made at the start, reloaded with the configuration and when its files change. And what the gate
+//! shows of itself to upstreams.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,8 +9,9 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
-use crate::metrics::{Listener, Metrics};
-use crate::tls::{H2, HTTP1, Prepared, Server, ServerSettings, Settings};
+use crate::metrics::{Listener, Metrics, UpstreamCertificate};
+use crate::tls::{H2, HTTP1, Prepared, Server, ServerSettings, Settings, Validity};
+use crate::upstream::Upstream;
 
 use super::ReloadError;
 
@@ -99,4 +101,23 @@ async fn keep_current(servers: Vec<Arc<Server>>, interval: Duration) {
             tracing::error!(error = %panic, "looking at the TLS files failed");
         }
     }
+}
+
+/// Tells when the certificates end that upstreams are shown, once these are in use.
+pub(super) fn tell_upstream_certificates<B>(upstreams: &[Arc<Upstream<B>>], metrics: &Metrics) {
+    let shown = upstreams.iter().filter_map(|upstream| Some((upstream.name.as_str(), upstream.own_certificate()?)));
+    let told = shown.map(|(upstream, own)| {
+        let (file, expiry) = (own.path.display().to_string(), own.expiry);
+        match own.validity(Clock::System.now()) {
+            Validity::Good => {}
+            Validity::EndsSoon => {
+                tracing::warn!(upstream, certificate = %file, %expiry, "certificate expires within 14 days; replace it");
+            }
+            Validity::Over => {
+                tracing::warn!(upstream, certificate = %file, %expiry, "certificate has expired, the upstream may refuse it; replace it");
+            }
+        }
+        UpstreamCertificate { upstream: upstream.to_owned(), file, expiry }
+    });
+    metrics.upstream_certificates_loaded(told.collect());
 }

@@ -1,6 +1,8 @@
 //! What a scrape shows: every family with its name and help, summed over the shards.
 //!
-//! A family's name is written here and nowhere else.
+//! A family's name is written here and below and nowhere else.
+
+mod tls;
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -11,13 +13,13 @@ use prometheus::proto::{self, Metric, MetricFamily};
 use super::cells::Observations;
 use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
 use super::labels::{
-    AuditOperation, Cut, Http2Cut, LimitKind, Listener, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreOperation,
-    TlsFailure, UpstreamFailure,
+    AuditOperation, Cut, Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreOperation,
+    UpstreamFailure,
 };
 use super::process::Process;
 use super::samples::{count, counter, float, gauge, histogram, level, signed, spread};
 use super::targets::TargetMetrics;
-use super::{LOCAL_BOUNDS, Metrics, TlsFiles};
+use super::{LOCAL_BOUNDS, Metrics};
 use crate::key::Kind;
 
 /// Collects the families of a [`Metrics`], for as long as it lives.
@@ -51,7 +53,7 @@ impl Collector for Scrape {
 fn families(metrics: &Metrics) -> Vec<MetricFamily> {
     let mut families = requests(metrics);
     families.extend(connections(metrics));
-    families.extend(tls(metrics));
+    families.extend(tls::families(metrics));
     families.extend(keyring(metrics));
     families.extend(upstreams(metrics));
     families.extend(targets(metrics));
@@ -153,47 +155,6 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
             "portcullis_proxy_protocol_refusals_total",
             "Connections that were refused because they did not begin with a PROXY header of a trusted proxy, by why.",
             unproxied,
-        ),
-    ]
-}
-
-fn tls(metrics: &Metrics) -> [MetricFamily; 4] {
-    let hot = &metrics.hot;
-    let failures = TlsFailure::EVERY
-        .iter()
-        .map(|reason| count(&[("reason", reason.as_str())], hot.sum(|hot| &hot.tls_failures[*reason as usize])));
-    let tls = metrics.tls();
-    let with_tls =
-        Listener::EVERY.iter().filter_map(|listener| Some((listener.as_str(), tls[*listener as usize].as_ref()?)));
-    let listeners: Vec<(&str, &TlsFiles)> = with_tls.collect();
-    let expiries = listeners.iter().flat_map(|(listener, files)| {
-        let expiry = |(file, at): &(String, i64)| level(&[("listener", listener), ("certificate", file)], *at as f64);
-        files.certificates.iter().map(expiry)
-    });
-    let failed = listeners.iter().map(|(listener, files)| count(&[("listener", listener)], files.failures));
-    let current = listeners
-        .iter()
-        .map(|(listener, files)| level(&[("listener", listener)], f64::from(u8::from(!files.has_failed))));
-    [
-        counter(
-            "portcullis_tls_handshake_failures_total",
-            "TLS handshakes with clients that failed, by why.",
-            failures,
-        ),
-        gauge(
-            "portcullis_tls_certificate_expiry_timestamp_seconds",
-            "When a certificate in use expires; when its file is loaded.",
-            expiries,
-        ),
-        counter(
-            "portcullis_tls_reload_failures_total",
-            "Changed TLS files of a listener that could not be used, when each was read.",
-            failed,
-        ),
-        gauge(
-            "portcullis_tls_last_reload_successful",
-            "Whether a listener's TLS files are in use as they were last read: 0 while older ones are.",
-            current,
         ),
     ]
 }

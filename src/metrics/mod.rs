@@ -86,6 +86,15 @@ struct Cold {
     store_spent: [Histogram; StoreOperation::COUNT],
     /// By listener; `None` for those that speak no TLS.
     tls: Mutex<[Option<TlsFiles>; Listener::COUNT]>,
+    upstream_certificates: Mutex<Vec<UpstreamCertificate>>,
+}
+
+/// A certificate that an upstream is shown.
+#[derive(Clone, Debug)]
+pub struct UpstreamCertificate {
+    pub upstream: String,
+    pub file: String,
+    pub expiry: Timestamp,
 }
 
 /// The files that a listener's TLS is made of.
@@ -261,6 +270,7 @@ impl Metrics {
             Err(_) => add_one(&self.cold.reloads_failed),
         }
     }
+
     pub fn tls_handshake_failed(&self, failure: TlsFailure) {
         add_one(&self.hot.here().tls_failures[failure as usize]);
     }
@@ -279,6 +289,15 @@ impl Metrics {
         let files = tls[listener as usize].get_or_insert_default();
         files.has_failed = true;
         files.failures += 1;
+    }
+
+    /// These are the certificates that upstreams are shown from now on, and no others.
+    pub fn upstream_certificates_loaded(&self, certificates: Vec<UpstreamCertificate>) {
+        *self.upstream_certificates() = certificates;
+    }
+
+    fn upstream_certificates(&self) -> MutexGuard<'_, Vec<UpstreamCertificate>> {
+        self.cold.upstream_certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tls(&self) -> MutexGuard<'_, [Option<TlsFiles>; Listener::COUNT]> {

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 /// From then on a certificate should have been replaced: those of 90 days are, after 60.
 const ENDS_SOON_SECONDS: i64 = 14 * 86_400;
 
-/// One of a listener's own certificates.
+/// One of the gate's own certificates.
 #[derive(Clone, Debug)]
 pub struct OwnCertificate {
     pub path: PathBuf,
@@ -39,10 +39,14 @@ impl OwnCertificate {
     /// # Errors
     /// When there is none that can be read.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let chain = Reader::new().certificates(path)?;
+        Self::of(path, &Reader::new().certificates(path)?[0])
+    }
+
+    /// The first certificate of the file `path`.
+    pub(super) fn of(path: &Path, certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let unusable =
             |source: der::Error| Error::Certificate { path: path.to_owned(), number: 1, source: source.into() };
-        Self::new(path, &chain[0]).map_err(unusable)
+        Self::new(path, certificate).map_err(unusable)
     }
 
     pub(super) fn new(path: &Path, certificate: &CertificateDer<'_>) -> Result<Self, der::Error> {

@@ -15,6 +15,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
+use super::certificate::OwnCertificate;
 use super::files::{self, Error, Fingerprint, Reader};
 use super::verifier::OwnOr;
 use crate::settings::settings;
@@ -52,6 +53,8 @@ impl ClientSettings {
 pub struct Client {
     connector: TlsConnector,
     server_name: Option<ServerName<'static>>,
+    /// What is shown to servers that ask.
+    own: Option<Arc<OwnCertificate>>,
     /// Of what the files held.
     fingerprint: Fingerprint,
 }
@@ -102,6 +105,10 @@ impl Client {
             (None, None) => None,
             _ => return Err(Error::KeyMissing),
         };
+        let own = match (&settings.cert, &identity) {
+            (Some(path), Some(identity)) => Some(Arc::new(OwnCertificate::of(path, &identity.cert[0])?)),
+            _ => None,
+        };
         let server_name = settings.server_name.clone().map(named).transpose()?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -116,7 +123,13 @@ impl Client {
         // A resumed session is not verified again, and would outlive the certificate that it began with. Connections are
         // kept and used again, so that there is little to gain.
         config.resumption = Resumption::disabled();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name, fingerprint: reader.fingerprint() })
+        let (connector, fingerprint) = (TlsConnector::from(Arc::new(config)), reader.fingerprint());
+        Ok(Self { connector, server_name, own, fingerprint })
+    }
+
+    /// The certificate that it shows to servers that ask.
+    pub fn own_certificate(&self) -> Option<&OwnCertificate> {
+        self.own.as_deref()
     }
 
     /// Whether the files held the same when `other` was made of the same settings.

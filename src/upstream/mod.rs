@@ -197,6 +197,11 @@ pub struct Upstream<B> {
 struct OwnHost;
 
 impl<B> Upstream<B> {
+    /// The certificate that its `https` targets are shown if they ask.
+    pub fn own_certificate(&self) -> Option<&tls::OwnCertificate> {
+        self.tls.as_ref().and_then(tls::Client::own_certificate)
+    }
+
     /// Makes a request name this upstream as its host: the target that it will be sent to.
     pub fn claim_host(&self, parts: &mut Parts) {
         parts.headers.insert(HOST, self.host.clone());

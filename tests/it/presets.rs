@@ -45,6 +45,26 @@ fn cronitor_preset_guards_every_endpoint() {
 }
 
 #[test]
+fn what_may_take_long_may_answer_late() {
+    for product in ["alertmanager", "cronitor", "loki", "mimir", "prometheus", "pushgateway", "victoriametrics"] {
+        let config = config(product);
+        for (pattern, line) in config.routes.lines().filter(|(_, line)| line.settings.timeout > config.requests.timeout)
+        {
+            let settings = &line.settings;
+            assert!(settings.response_timeout >= settings.timeout, "{product}: {pattern}: {settings:?}");
+        }
+    }
+}
+
+#[test]
+fn the_event_stream_of_prometheus_may_be_silent() {
+    let config = config("prometheus");
+    let is_stream = |pattern: &str| pattern == "GET /api/v1/notifications/live";
+    let (_, line) = config.routes.lines().find(|(pattern, _)| is_stream(&pattern.to_string())).expect("its line");
+    assert_eq!((line.settings.timeout, line.settings.body_timeout), (None, None));
+}
+
+#[test]
 fn telemetry_key_can_do_nothing_but_ping() {
     let preset = Preset::load("cronitor");
     let key = key(Kind::Telemetry, Kind::Telemetry.fixed_scopes().unwrap());
@@ -88,11 +108,14 @@ struct Preset {
     lines_met: std::cell::RefCell<BTreeSet<String>>,
 }
 
+fn config(name: &str) -> Config {
+    let path = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("config").join(format!("{name}.toml"));
+    Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
 impl Preset {
     fn load(name: &str) -> Self {
-        let path = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("config").join(format!("{name}.toml"));
-        let config = Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
-        Self { config, lines_met: Default::default() }
+        Self { config: config(name), lines_met: Default::default() }
     }
 
     /// What a caller with this key (or none) gets.

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use rcgen::{DnType, ExtendedKeyUsagePurpose};
 use rustls::version::{TLS12, TLS13};
 
 use crate::harness::{
     Authority, Caller, DEADLINE, GATE, Gate, Installation, Pair, Process, Reply, Served, Setup, TlsClient, Wire, check,
-    expires_in,
+    expires_in, until,
 };
 
 const QUERY: &str = "/api/v1/query";
@@ -68,16 +67,6 @@ impl Rig {
     #[track_caller]
     fn check_failed(&self, reason: &str) {
         until(&format!("a failure counts as {reason}"), || self.failures(reason) > 0.0);
-    }
-}
-
-/// Tries until it holds.
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::yield_now();
     }
 }
 

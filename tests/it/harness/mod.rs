@@ -33,7 +33,7 @@ mod tls;
 mod upstream;
 mod wire;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use answer::Answer;
 pub use caller::{Caller, basic};
@@ -55,6 +55,16 @@ pub use wire::Wire;
 
 /// How long anything may take before a test gives up: far above what a loaded machine needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Tries until it holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
 
 /// Asserts the status and hands the answer on.
 #[track_caller]

@@ -189,3 +189,40 @@ fn a_reload_takes_up_files_that_have_changed() {
     check(&gate.root().get("/open/x"), 200);
     assert_eq!(front.handshakes(), 1);
 }
+
+#[test]
+fn a_certificate_for_an_upstream_is_replaced_with_its_watched_files_and_its_expiry_is_told() {
+    let (authority, upstream) = (Authority::new("ours"), Upstream::start());
+    let server = authority.server("upstream", &["localhost"]);
+    let front = TlsFront::for_clients_of(&authority, &server, &[("http/1.1", upstream.address())]);
+    let soon = authority.client_with("soon", |params| expires_in(params, 10 * 86_400));
+    let installed = Installation::with(|setup| {
+        setup
+            .upstream_url(&format!("https://localhost:{}", front.port()))
+            .option("reload", r#"watch = "20ms""#)
+            .option("upstream.main.tls", &format!("ca = {:?}", authority.file()))
+            .option("upstream.main.tls", &format!("cert = {:?}", soon.cert))
+            .option("upstream.main.tls", &format!("key = {:?}", soon.key))
+    });
+    let root = installed.init();
+    let mut served = installed.serve();
+    served.process.wait_for(|line| line.contains("soon.pem") && line.contains("expires within 14 days"));
+    let labels = format!("{{upstream=\"main\",certificate=\"{}\"}} ", soon.cert.display());
+    let sample = format!("portcullis_upstream_certificate_expiry_timestamp_seconds{labels}");
+    let expiry = |served: &Served| {
+        let page = served.ops_get("/metrics").text();
+        let value = page.lines().find_map(|line| line.strip_prefix(&sample)).unwrap_or_else(|| panic!("{page}"));
+        value.parse::<f64>().expect("a number")
+    };
+    check(&served.caller(&root).get("/open/x"), 200);
+    let before = expiry(&served);
+
+    let later = authority.client_with("later", |params| expires_in(params, 40 * 86_400));
+    std::fs::copy(&later.cert, &soon.cert).expect("writable");
+    std::fs::copy(&later.key, &soon.key).expect("writable");
+
+    until("the new certificate is in use", || expiry(&served) > before);
+    assert!((expiry(&served) - before - 30.0 * 86_400.0).abs() <= 60.0);
+    check(&served.caller(&root).get("/open/x"), 200);
+    assert_eq!(front.handshakes(), 2);
+}
