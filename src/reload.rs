@@ -48,6 +48,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn permission_to_read_a_file_counts_as_a_change() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        std::fs::write(&file, "1").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o200)).unwrap();
+        let mut watch = FileWatch::new(vec![FileState::of(&file)]);
+        assert!(!watch.look());
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(!watch.look());
+        assert!(watch.look());
+    }
+
+    #[test]
     fn change_is_told_once_it_has_settled() {
         let folder = tempfile::tempdir().unwrap();
         let (file, other, link) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("link"));

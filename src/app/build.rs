@@ -16,6 +16,7 @@ use crate::limit::{Bucket, Failures, Quota};
 use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
 use crate::proxy::{Gate, RequestBody, Route, RouteLimit, RouteSettings};
 use crate::route::{Pattern, Table};
+use crate::settings::read_file;
 use crate::store::{SledStore, Store, StoreError};
 use crate::upstream::Upstream;
 
@@ -24,7 +25,7 @@ use super::control::Control;
 /// The key in `keys.root_key_file`, if that is set.
 pub(super) fn root_key(config: &Config) -> anyhow::Result<Option<KeySecret>> {
     let Some(path) = &config.keys.root_key_file else { return Ok(None) };
-    let text = std::fs::read(path).with_context(|| format!("cannot read keys.root_key_file {}", path.display()))?;
+    let text = read_file(path).with_context(|| format!("cannot read keys.root_key_file {}", path.display()))?;
     let text = zeroize::Zeroizing::new(text);
     match KeySecret::parse(text.trim_ascii()) {
         Ok(secret) => Ok(Some(secret)),

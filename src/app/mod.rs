@@ -135,8 +135,11 @@ fn raise_open_files() {
 /// # Errors
 /// As [`start`], but for addresses.
 pub fn assemble(config: Config, start: Start) -> anyhow::Result<Assembled> {
+    assemble_on(Control::start()?, config, start)
+}
+
+fn assemble_on(control: Control, config: Config, start: Start) -> anyhow::Result<Assembled> {
     let metrics = Metrics::new(config.listen.workers.get(), start.clock.clone());
-    let control = Control::start()?;
     let root = build::root_key(&config)?;
     let store = match start.store {
         Some(store) => store,

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::log;
 use crate::reload::FileWatch;
 use crate::settings::FileState;
 
-use super::{Running, Start, assemble, listen, service};
+use super::control::Control;
+use super::{Running, Start, assemble_on, listen, service};
 
 /// Runs a gate until SIGTERM or SIGINT, reading the file at `path` again on SIGHUP, and as `[reload]` says when one of
 /// `files` changes, which the configuration was read from. Blocking.
@@ -22,10 +24,14 @@ use super::{Running, Start, assemble, listen, service};
 /// When the gate cannot start.
 pub fn serve(config: Config, path: &Path, files: Vec<FileState>, options: Start) -> anyhow::Result<()> {
     let log = options.log.clone();
-    let assembled = assemble(config, options)?;
-    // Before anybody can know that the gate listens: a signal from then on must find its handler.
-    let mut signals = assembled.control.block_on(async { Signals::install() }).context("cannot listen for signals")?;
-    let mut running = listen(assembled)?;
+    let control = Control::start()?;
+    // Before the store is opened, which may take a while. Without a handler SIGHUP would end the process, and SIGTERM
+    // would be lost on the first process of a container.
+    let installed = control.block_on(async { Ok::<_, std::io::Error>((Signals::install()?, Signals::install()?)) });
+    let (mut signals, early) = installed.context("cannot listen for signals")?;
+    let starting = control.handle().spawn(early.end_start(log.clone()));
+    let mut running = listen(assemble_on(control, config, options)?)?;
+    starting.abort();
     tracing::info!(public = %running.public(), ops = %running.ops(), version = env!("CARGO_PKG_VERSION"), "listening");
     let control = running.control.handle();
     service::ready(&format!("serving on {}", running.public()));
@@ -61,21 +67,28 @@ impl Signals {
         })
     }
 
-    /// Polled on the main thread, which has nothing else to do: what blocks in it holds up nobody.
     async fn until_end(&mut self, running: &Running, source: &mut ConfigSource) {
-        loop {
-            let interval = running.watch_interval().await;
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => source.reload(running).await,
-                () = waited(interval) => {
-                    if source.watch.look() {
-                        source.reload(running).await;
-                    }
-                }
-            }
+        let Self { hangup, interrupt, terminate } = self;
+        // Dropped wherever it waits, so that a store that hangs keeps no gate from its end.
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = source.keep_current(running, hangup) => {}
         }
+    }
+
+    /// Nothing is served yet, and what is on disk may be cut off at any time.
+    async fn end_start(mut self, log: Option<log::Control>) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("stopped before it was ready");
+        if let Some(log) = log {
+            log.flush();
+        }
+        std::process::exit(0);
     }
 
     /// Waits for a signal to end, or until the time is up.
@@ -114,11 +127,27 @@ struct ConfigSource {
 }
 
 impl ConfigSource {
+    /// Never ends of itself. Polled on the main thread, which has nothing else to do: what blocks in it holds up nobody.
+    async fn keep_current(&mut self, running: &Running, hangup: &mut Signal) {
+        loop {
+            let interval = running.watch_interval().await;
+            tokio::select! {
+                _ = hangup.recv() => self.reload(running).await,
+                () = waited(interval) => {
+                    if self.watch.look() {
+                        self.reload(running).await;
+                    }
+                }
+            }
+        }
+    }
+
     async fn reload(&mut self, running: &Running) {
         service::reloading();
-        let (config, files) = Config::load_noting_files(&self.path);
-        // Also for a file that is not taken: it is tried again when it has changed.
-        self.watch = FileWatch::new(files);
+        let Loaded { config, mut files, of_listeners } = self.load().await.unwrap_or_else(|error| {
+            let unreadable = ConfigError::Unreadable { path: self.path.display().to_string(), source: error };
+            Loaded { config: Err(unreadable), files: vec![FileState::of(&self.path)], of_listeners: Vec::new() }
+        });
         let reloaded = match config {
             Ok(config) => running.reload(config).await.map_err(|error| error.to_string()),
             Err(error) => {
@@ -126,6 +155,9 @@ impl ConfigSource {
                 Err(format!("{:#}", anyhow::Error::new(error)))
             }
         };
+        // What is not taken is tried again when it has changed. Listeners look at the files that they use themselves.
+        files.extend(of_listeners.into_iter().filter(|_| reloaded.is_err()));
+        self.watch = FileWatch::new(files);
         let path = self.path.display();
         match reloaded {
             Ok(()) => {
@@ -137,5 +169,35 @@ impl ConfigSource {
                 service::ready(&format!("serving on {}; configuration not reloaded, see the log", running.public()));
             }
         }
+    }
+
+    /// On a thread that nobody waits for: a file that is a pipe, or on a disk that hangs, must not keep the gate from its
+    /// end.
+    async fn load(&self) -> std::io::Result<Loaded> {
+        let (path, (sender, loaded)) = (self.path.clone(), oneshot::channel());
+        std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            let loaded = Loaded::load(&path);
+            // Those that are read later on: what hangs is to hang here.
+            for file in loaded.files.iter().chain(&loaded.of_listeners) {
+                let _ = std::fs::File::open(&file.path);
+            }
+            let _ = sender.send(loaded);
+        })?;
+        loaded.await.map_err(std::io::Error::other)
+    }
+}
+
+struct Loaded {
+    config: Result<Config, ConfigError>,
+    files: Vec<FileState>,
+    /// The certificates and keys of listeners.
+    of_listeners: Vec<FileState>,
+}
+
+impl Loaded {
+    fn load(path: &Path) -> Self {
+        let (config, files) = Config::load_noting_files(path);
+        let of_listeners = config.iter().flat_map(|config| config.tls.files()).map(FileState::of).collect();
+        Self { config, files, of_listeners }
     }
 }

@@ -19,7 +19,7 @@ use crate::proxy::{self, HostName, Rewrite, RouteSettings};
 use crate::reload;
 use crate::route::{HOSTS_MAX, Host, Table};
 use crate::server;
-use crate::settings::{FileState, Node, Problems, Reading, Section, Source, Value};
+use crate::settings::{FileState, Node, Problems, Reading, Section, Source, Value, read_file};
 use crate::store;
 use crate::tls;
 use crate::upstream::{self, Urls};
@@ -141,8 +141,8 @@ impl Config {
 }
 
 fn read_source(path: &Path) -> Result<Source, ConfigError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
+    let unreadable = |source| ConfigError::Unreadable { path: path.display().to_string(), source };
+    let bytes = read_file(path).map_err(unreadable)?;
     Ok(decoded(path, bytes)?)
 }
 

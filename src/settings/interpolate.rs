@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::files::read_file;
+
 /// Tells `note` of each file before it is read, whether it can be or not.
 ///
 /// # Errors
@@ -34,7 +36,8 @@ fn value(placeholder: &str, folder: &Path, note: &mut impl FnMut(&Path)) -> Resu
         Some(("file", path)) => {
             let path = folder.join(path);
             note(&path);
-            let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let bytes = read_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
             Ok(text.trim_end_matches(['\r', '\n']).to_owned())
         }
         _ => Err(format!("unknown placeholder ${{{placeholder}}}; known: ${{env:NAME}}, ${{file:PATH}}")),

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-pub use files::FileState;
+pub use files::{FileState, read_file};
 pub use problem::{Problem, Problems, Source};
 pub use units::{ByteSize, Rate};
 

@@ -35,6 +35,15 @@ settings! {
 }
 
 impl Settings {
+    /// All files that are named.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let servers = [&self.public, &self.ops].into_iter().flatten();
+        servers.flat_map(|server| {
+            let own = server.certificates.iter().flat_map(|pair| [&*pair.cert, &*pair.key]);
+            own.chain(server.client_ca.as_deref())
+        })
+    }
+
     /// Makes relative paths start at `folder`.
     pub fn anchor(&mut self, folder: &Path) {
         for server in [&mut self.public, &mut self.ops].into_iter().flatten() {

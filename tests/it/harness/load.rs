@@ -43,6 +43,8 @@ pub struct Tally {
     /// The first few.
     pub failures: Vec<String>,
     pub connections: u64,
+    /// Requests that came back unserved and were sent again: over HTTP/2 alone.
+    pub returned: u64,
     pub slowest: Duration,
     pub took: Duration,
 }
@@ -74,14 +76,32 @@ impl Load {
         drop(self.stops);
         let mut total = Tally { took: self.begun.elapsed(), ..Tally::default() };
         for client in self.clients {
-            let tally = client.join().expect("a client counts what goes wrong");
-            total.answered += tally.answered;
-            total.failed += tally.failed;
-            total.failures.extend(tally.failures);
-            total.connections += tally.connections;
-            total.slowest = total.slowest.max(tally.slowest);
+            total = total.and(client.join().expect("a client counts what goes wrong"));
         }
         total
+    }
+}
+
+impl Tally {
+    pub(super) fn fail(&mut self, failure: String) {
+        self.failed += 1;
+        if self.failures.len() < FAILURES_TOLD {
+            self.failures.push(failure);
+        }
+    }
+
+    /// Both together.
+    pub fn and(mut self, other: Self) -> Self {
+        self.failures.extend(other.failures);
+        Self {
+            answered: self.answered + other.answered,
+            failed: self.failed + other.failed,
+            failures: self.failures,
+            connections: self.connections + other.connections,
+            returned: self.returned + other.returned,
+            slowest: self.slowest.max(other.slowest),
+            took: self.took.max(other.took),
+        }
     }
 }
 
@@ -104,10 +124,7 @@ impl Client {
                 Ok(()) => self.tally.answered += 1,
                 Err(failure) => {
                     self.stream = None;
-                    self.tally.failed += 1;
-                    if self.tally.failures.len() < FAILURES_TOLD {
-                        self.tally.failures.push(failure);
-                    }
+                    self.tally.fail(failure);
                 }
             }
             self.tally.slowest = self.tally.slowest.max(begun.elapsed());
