@@ -7,6 +7,7 @@
 //! request.
 
 mod allowance;
+mod content;
 mod guard;
 mod ledger;
 mod rules;
@@ -21,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -36,6 +37,7 @@ use super::settings::Client;
 use super::watch::{Moment, Watch};
 use crate::http::framing::{self, RequestLimits};
 use crate::metrics::Metrics;
+use content::Content;
 use guard::Guarded;
 use ledger::{Ledger, SharedLedger};
 use tasks::{Spawner, Tasks};
@@ -215,7 +217,10 @@ struct Service<H> {
 }
 
 impl<H: Handler> Service<H> {
-    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response<H::Body>, Infallible>> + use<H> {
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Content<H::Body>>, Infallible>> + use<H> {
         let watch = self.ledger.lock().adopt();
         let (mut parts, body) = request.into_parts();
         if let Err(malformed) = framing::normalize(&mut parts, self.limits) {
@@ -223,12 +228,13 @@ impl<H: Handler> Service<H> {
         }
         let exchange = Exchange::new(Arc::clone(&self.connection), ONLY_REQUEST, Arc::clone(&watch));
         let handler = self.handler.clone();
+        let is_head = parts.method == Method::HEAD;
         async move {
             let mut response = handler.handle(Request::from_parts(parts, body), exchange).await;
             watch.set_answered();
             // RFC 9113 §8.2.2: what a handler says of the connection ends at the stream.
             response.headers_mut().remove(CONNECTION);
-            Ok(response)
+            Ok(if is_head { content::none(response) } else { response.map(Content::whole) })
         }
     }
 }

@@ -1,0 +1,1 @@
+//! Real clients over every wire.
