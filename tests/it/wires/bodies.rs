@@ -100,6 +100,19 @@ fn responses_without_a_body_pass_over_every_wire() {
 }
 
 #[test]
+fn a_refusal_of_a_large_request_is_heard_over_every_wire() {
+    on_every_wire(
+        |setup| setup,
+        |cell| {
+            let mut client = cell.client(&cell.gate.key(&["monitor:read"]));
+            check_problem(&client.request("POST", WRITE, &[], &noise(3 << 20)), 403, "scope_missing");
+            assert!(cell.requests().is_empty());
+            check(&client.get(QUERY), 200);
+        },
+    );
+}
+
+#[test]
 fn an_answer_before_the_end_of_the_request_passes_over_every_wire() {
     on_every_wire(
         |setup| setup,
