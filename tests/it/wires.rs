@@ -11,6 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 
 const QUERY: &str = "/api/v1/query";
 
+/// (method, target, fields, status, code of the problem)
+type Case<'c> = (&'c str, &'c str, &'c [(&'c str, &'c str)], u16, &'c str);
+
 /// Asserts that the wire that the cell is named after is the one that was used.
 #[track_caller]
 fn check_wire(cell: &Cell) {
@@ -42,7 +45,7 @@ fn a_request_is_admitted_or_refused_alike_over_every_wire() {
             let [user, password, bearer, writer, dead, unknown] =
                 [&user, &password, &bearer, &writer, &dead, &unknown].map(|value| ("authorization", value.as_str()));
             let own = |value| ("authorization", value);
-            let cases: &[(&str, &str, &[(&str, &str)], u16, &str)] = &[
+            let cases: &[Case<'_>] = &[
                 ("GET", "/public/x", &[], 200, ""),
                 ("GET", QUERY, &[user], 200, ""),
                 ("GET", QUERY, &[password], 200, ""),
