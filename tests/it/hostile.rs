@@ -1,4 +1,5 @@
-//! The catalogue of hostile input (parts A to F, HTTP/1), as tables: what is sent, and the safe outcome.
+//! The catalogue of hostile input (parts A to F), as tables: what is sent, and the safe outcome. Here over HTTP/1.1 in
+//! clear text; `wires::hostile` sends the same over the others.
 //!
 //! After each case the upstream has seen nothing, or exactly what the case says, and a well-behaved request (the
 //! canary) is served as ever: on a new connection, and on the same one if it stayed open. Each case is sent whole and
@@ -9,13 +10,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::harness::{Answer, Caller, Gate, Reply, Wire, check};
+use crate::harness::{Answer, Back, Caller, Cell, Front, Gate, Reply, Wire, check};
 
 use Outcome::{Aborted, Closed, Forwarded, Refused};
 
 /// What must come of a case.
 #[derive(Clone, Copy, Debug)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// The request breaks off: a 4xx or nothing, then the close; the upstream never has it whole.
     Aborted,
     /// This status, `Connection: close`, the close, and nothing of it at the upstream.
@@ -27,31 +28,36 @@ enum Outcome {
 }
 
 /// (id in the catalogue, what stands in the frame, outcome)
-type Case = (&'static str, &'static str, Outcome);
+pub(crate) type Case = (&'static str, &'static str, Outcome);
 
-struct Rig {
-    gate: Gate,
-    kread: Caller,
+pub(crate) struct Rig {
+    pub(crate) cell: Cell,
+    pub(crate) kread: Caller,
     ktel: Caller,
     kdead: Caller,
 }
 
 impl Rig {
     fn start() -> Self {
-        let gate = Gate::with(|setup| {
+        Self::over(Front::H1, Back::H1)
+    }
+
+    pub(crate) fn over(front: Front, back: Back) -> Self {
+        let cell = Cell::start(front, back, |setup| {
             setup
                 .option("limits", r#"failures = { rate = "1000000/s", burst = 1000000 }"#)
                 .option("client", r#"body_timeout = "500ms""#)
                 .option("client", r#"header_timeout = "2s""#)
         });
+        let gate = &cell.gate;
         let (kread, ktel) = (gate.key(&["monitor:read", "issue:read"]), gate.telemetry_key());
         let kdead = gate.key(&["monitor:read"]);
         gate.root().delete(kdead.id());
-        Self { gate, kread, ktel, kdead }
+        Self { cell, kread, ktel, kdead }
     }
 
     /// The bytes that a text in the catalogue's notation stands for.
-    fn bytes(&self, text: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, text: &str) -> Vec<u8> {
         let line = |caller: &Caller| format!("Authorization: {}¶", caller.authorization());
         let text = text
             .replace("<W>", "POST /api/v1/write HTTP/1.1¶<H><ktel>")
@@ -68,17 +74,22 @@ impl Rig {
 
     /// Runs every case of a table and reports all that failed.
     fn check_table(&self, cases: &[Case], frame: &str) {
+        self.check_cut_as(&[("whole", usize::MAX), ("byte by byte", 1)], cases, frame);
+    }
+
+    /// The same, cut into pieces of these lengths only.
+    pub(crate) fn check_cut_as(&self, ways: &[(&str, usize)], cases: &[Case], frame: &str) {
         let mut failed = Vec::new();
         for (id, text, outcome) in cases {
             let bytes = self.bytes(&frame.replace("<>", text));
-            for (how, piece) in [("whole", usize::MAX), ("byte by byte", 1)] {
+            for &(how, piece) in ways {
                 if piece == 1 && bytes.len() > 1_500 {
                     continue;
                 }
                 let run = catch_unwind(AssertUnwindSafe(|| self.run(&bytes, piece, *outcome)));
                 if run.is_err() {
                     failed.push(format!("{id} {how}: {text:.200}"));
-                    self.gate.upstream().release();
+                    self.cell.release();
                 }
             }
         }
@@ -86,8 +97,8 @@ impl Rig {
     }
 
     fn run(&self, bytes: &[u8], piece: usize, outcome: Outcome) {
-        self.gate.upstream().forget();
-        let mut wire = self.gate.raw();
+        self.cell.forget();
+        let mut wire = self.cell.wire();
         bytes.chunks(piece.min(bytes.len())).for_each(|piece| {
             wire.send(piece);
         });
@@ -108,14 +119,11 @@ impl Rig {
         }
     }
 
-    fn check_upstream(&self, outcome: Outcome) {
-        let requests = self.gate.upstream().requests();
+    pub(crate) fn check_upstream(&self, outcome: Outcome) {
+        let requests = self.cell.requests();
         match outcome {
             Aborted => assert!(requests.is_empty(), "{requests:?}"),
-            Closed(_) | Refused(_) => {
-                let raw = self.gate.upstream().raw();
-                assert!(raw.is_empty(), "the upstream saw {:?}", String::from_utf8_lossy(&raw));
-            }
+            Closed(_) | Refused(_) => self.cell.check_untouched(),
             Forwarded(line) => {
                 assert_eq!(requests.len(), 1, "{requests:?}");
                 let request = &requests[0];
@@ -127,14 +135,14 @@ impl Rig {
     }
 
     fn check_canary(&self, same: Option<&mut Wire>) {
-        let before = self.gate.upstream().requests().len();
+        let before = self.cell.requests().len();
         let canary = self.kread.keep_alive().render("GET", "/api/v1/query?canary", &[], b"");
         let answer = match same {
             Some(wire) => wire.send(&canary).read_response(),
-            None => self.gate.raw().send(&canary).read_response(),
+            None => self.cell.wire().send(&canary).read_response(),
         };
         check(&answer, 200);
-        let requests = self.gate.upstream().requests();
+        let requests = self.cell.requests();
         assert_eq!(requests.len(), before + 1, "{requests:?}");
         assert_eq!(requests[before].target, "/api/v1/query?canary");
     }
@@ -173,9 +181,9 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-const IN_GET: &str = "GET <> HTTP/1.1¶<H><kread>¶";
+pub(crate) const IN_GET: &str = "GET <> HTTP/1.1¶<H><kread>¶";
 
-const TARGETS: &[Case] = &[
+pub(crate) const TARGETS: &[Case] = &[
     ("A01", "/api/v1/query/../admin/x", Refused(400)),
     ("A02", "/api/../api/v1/admin/x", Refused(400)),
     ("A02", "/..", Refused(400)),
@@ -279,9 +287,9 @@ const TARGETS: &[Case] = &[
     ("M36", "/api/keys;x", Refused(400)),
 ];
 
-const AS_IS: &str = "<>";
+pub(crate) const AS_IS: &str = "<>";
 
-const REQUEST_LINES: &[Case] = &[
+pub(crate) const REQUEST_LINES: &[Case] = &[
     ("A37", "OPTIONS * HTTP/1.1¶<H><kread>¶", Closed(400)),
     ("B05", "FOO /api/v1/query HTTP/1.1¶<H><kread>¶", Refused(405)),
     ("B05", "get /api/v1/query HTTP/1.1¶<H><kread>¶", Refused(405)),
@@ -327,9 +335,9 @@ const REQUEST_LINES: &[Case] = &[
     ("P05", "\\x16\\x03\\x01\\x02\\x00\\x01\\x00\\x01\\xfc\\x03\\x03", Closed(400)),
 ];
 
-const IN_FIELDS: &str = "GET /api/v1/query HTTP/1.1¶<>¶";
+pub(crate) const IN_FIELDS: &str = "GET /api/v1/query HTTP/1.1¶<>¶";
 
-const FIELDS: &[Case] = &[
+pub(crate) const FIELDS: &[Case] = &[
     ("C24", "<H>Authorization: YWJj¶", Refused(401)),
     ("C25", "<H>Authorization : Basic YWJjOg==¶", Closed(400)),
     ("C25", "<H> Authorization: Basic YWJjOg==¶", Closed(400)),
@@ -396,7 +404,7 @@ const FIELDS: &[Case] = &[
 ];
 
 /// Each carries a second request or a body that must not become one.
-const FRAMING: &[Case] = &[
+pub(crate) const FRAMING: &[Case] = &[
     ("E01", "<W>Content-Length: 6¶Transfer-Encoding: chunked¶¶0¶¶GPOST", Closed(400)),
     ("E02", "<W>Transfer-Encoding: chunked¶Content-Length: 6¶¶0¶¶GPOST", Closed(400)),
     ("E02", "<W>Content-Length: 5¶Transfer-Encoding: chunked¶¶0¶¶", Closed(400)),
@@ -459,9 +467,9 @@ const FRAMING: &[Case] = &[
     ("E48", "<W>Transfer-Encoding: chunked¶¶5¶hel", Aborted),
 ];
 
-const IN_CHUNKS: &str = "<W>Transfer-Encoding: chunked¶¶<>";
+pub(crate) const IN_CHUNKS: &str = "<W>Transfer-Encoding: chunked¶¶<>";
 
-const CHUNKS: &[Case] = &[
+pub(crate) const CHUNKS: &[Case] = &[
     ("E18", "0x5¶hello¶0¶¶", Aborted),
     ("E18", "+5¶hello¶0¶¶", Aborted),
     ("E18", "-5¶hello¶0¶¶", Aborted),
@@ -608,21 +616,21 @@ fn an_opt_in_for_encoded_slashes_grants_nothing_that_another_line_guards() {
 fn what_follows_a_malformed_request_in_a_pipeline_is_never_served() {
     let rig = Rig::start();
     let (good, bad) = ("GET /api/v1/query HTTP/1.1¶<H><kread>¶", "GET /api/v1/query HTTP/1.1¶<H><kread>X : y¶¶");
-    let mut wire = rig.gate.raw();
+    let mut wire = rig.cell.gate.raw();
     wire.send(rig.bytes(&format!("{good}{bad}{good}{good}")));
     check(&wire.read_response(), 200);
     let refusal = wire.read_response();
     check(&refusal, 400);
     assert!(refusal.says_close());
     wire.check_closed();
-    assert_eq!(rig.gate.upstream().requests().len(), 1);
+    assert_eq!(rig.cell.gate.upstream().requests().len(), 1);
     rig.check_canary(None);
 }
 
 #[test]
 fn a_long_pipeline_of_strangers_is_refused_one_by_one() {
     let rig = Rig::start();
-    let mut wire = rig.gate.raw();
+    let mut wire = rig.cell.gate.raw();
     wire.send(rig.bytes(&"GET /api/v1/query HTTP/1.1¶<H>¶".repeat(1_000)));
     for _ in 0..1_000 {
         let answer = wire.read_response();
@@ -631,7 +639,7 @@ fn a_long_pipeline_of_strangers_is_refused_one_by_one() {
             break;
         }
     }
-    assert!(rig.gate.upstream().raw().is_empty());
+    assert!(rig.cell.gate.upstream().raw().is_empty());
     rig.check_canary(None);
 }
 
@@ -640,25 +648,26 @@ fn a_request_inside_a_chunk_stays_a_body() {
     let rig = Rig::start();
     let inner = "DELETE /api/keys/x HTTP/1.1\r\nHost: t\r\n\r\n";
     let body = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
-    let mut wire = rig.gate.raw();
+    let mut wire = rig.cell.gate.raw();
     wire.send(rig.bytes("<W>Transfer-Encoding: chunked¶¶")).send(&body);
     check(&wire.read_response(), 200);
-    assert_eq!(rig.gate.upstream().last().body, inner.as_bytes());
+    assert_eq!(rig.cell.gate.upstream().last().body, inner.as_bytes());
     rig.check_canary(Some(&mut wire));
 }
 
 #[test]
 fn bytes_after_an_upgrade_request_are_the_next_request() {
     let rig = Rig::start();
-    rig.gate
+    rig.cell
+        .gate
         .upstream()
         .reply(Reply::bytes("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"));
-    let mut wire = rig.gate.raw();
+    let mut wire = rig.cell.gate.raw();
     wire.send(
         rig.bytes("GET /api/v1/query HTTP/1.1¶<H><kread>Connection: upgrade¶Upgrade: x¶¶RAW BYTES FOR THE TUNNEL¶¶"),
     );
     check(&wire.read_response(), 502);
-    let raw = String::from_utf8_lossy(&rig.gate.upstream().raw()).into_owned();
+    let raw = String::from_utf8_lossy(&rig.cell.gate.upstream().raw()).into_owned();
     assert!(!raw.contains("TUNNEL"), "{raw}");
     rig.check_canary(None);
 }
@@ -667,7 +676,7 @@ fn bytes_after_an_upgrade_request_are_the_next_request() {
 fn a_thousand_half_connections_leave_no_trace() {
     let rig = Rig::start();
     for round in 0..1_000 {
-        let mut wire = rig.gate.raw();
+        let mut wire = rig.cell.gate.raw();
         if round % 2 == 0 {
             wire.send("GET /api/v1/que");
         }

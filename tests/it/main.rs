@@ -31,3 +31,4 @@ mod trailers;
 mod upgrade;
 mod upstream_wires;
 mod upstreams;
+mod wires;

@@ -4,8 +4,10 @@ use std::process::{Command, Stdio};
 
 use crate::harness::{Caller, Gate, Process, Reply, Service, check, is_installed};
 
-/// Whether a Python module of exactly this version can be imported; says so when it cannot.
-fn has_module(module: &str, version: Option<&str>) -> bool {
+/// Whether a Python module of exactly this version can be imported. Says so when it cannot, and fails where it must be
+/// there.
+#[track_caller]
+pub(crate) fn has_module(module: &str, version: Option<&str>) -> bool {
     let check = match version {
         Some(version) => {
             format!("import {module}, importlib.metadata as m; assert m.version('{module}') == '{version}'")
@@ -15,6 +17,7 @@ fn has_module(module: &str, version: Option<&str>) -> bool {
     let status = Command::new("python3").args(["-c", &check]).stderr(Stdio::null()).status();
     let there = status.is_ok_and(|status| status.success());
     if !there {
+        assert!(std::env::var_os("PORTCULLIS_CI").is_none(), "python3 has no {module}");
         println!("SKIPPED: python3 with {module} {} is not installed", version.unwrap_or_default());
     }
     there
@@ -31,7 +34,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 #[track_caller]
-fn python(script: &str) -> String {
+pub(crate) fn python(script: &str) -> String {
     run("python3", &["-c", script])
 }
 

@@ -1,5 +1,8 @@
 //! A client connection that speaks HTTP/2, to its close: hyper behind a guard that counts frames, a task for each stream.
 //!
+//! A fragment in a `:path` is no longer there when h2 hands a request over: it takes part in nothing and is not forwarded,
+//! where HTTP/1.1 refuses it.
+//!
 //! Each limit is set here, none left to a library's default; what neither hyper nor h2 bounds is the [`ledger`]'s.
 //!
 //! Invariants: a stream's task ends with its connection, and with its client's interest in it; every wait for the client

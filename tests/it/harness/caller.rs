@@ -49,6 +49,11 @@ impl Caller {
         self.secret.as_deref().expect("an anonymous caller has no key")
     }
 
+    /// Whether it has a key to present.
+    pub fn is_known(&self) -> bool {
+        self.secret.is_some()
+    }
+
     /// The value of this caller's Authorization header.
     pub fn authorization(&self) -> String {
         basic(self.secret())

@@ -164,6 +164,21 @@ impl H2Call {
         within(&self.runtime, body.trailers()).expect("an orderly end").unwrap_or_default()
     }
 
+    /// What is left of a response's body, and its trailers if it ended in order.
+    #[track_caller]
+    pub fn rest(&self, body: &mut RecvStream) -> (Vec<u8>, Option<Vec<(String, String)>>) {
+        within(&self.runtime, async {
+            let mut bytes = Vec::new();
+            while let Some(piece) = body.data().await {
+                let Ok(piece) = piece else { return (bytes, None) };
+                let _ = body.flow_control().release_capacity(piece.len());
+                bytes.extend_from_slice(&piece);
+            }
+            let trailers = body.trailers().await.ok();
+            (bytes, trailers.map(|trailers| trailers.iter().flat_map(pairs).collect()))
+        })
+    }
+
     /// Gives the request up.
     pub fn cancel(mut self) {
         self.body.send_reset(Reason::CANCEL);

@@ -65,6 +65,7 @@ pub struct H2Reply {
 enum Step {
     Data(Vec<u8>),
     Echo,
+    EchoWhole,
     Hold,
     Informational(usize),
     Reset(Reason),
@@ -79,6 +80,11 @@ impl H2Reply {
     /// A 200 that carries the request's body back, piece by piece while it arrives, and its trailers.
     pub fn echo() -> Self {
         Self::status(200).step(Step::Echo).before_body()
+    }
+
+    /// The same once the request is whole, without its trailers.
+    pub fn echo_whole() -> Self {
+        Self::status(200).step(Step::EchoWhole)
     }
 
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -224,6 +230,13 @@ impl H2Upstream {
     /// How many requests have begun to arrive.
     pub fn begun(&self) -> usize {
         self.state().begun
+    }
+
+    /// Forgets all requests; connections stay open and are counted on.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        state.begun = 0;
+        state.requests.clear();
     }
 
     pub fn connections(&self) -> usize {
@@ -443,6 +456,7 @@ async fn act<'s>(
                     return stream.send_trailers(trailers).ok();
                 }
             }
+            Step::EchoWhole => send(stream, &recorded.body).await?,
             Step::Hold => tokio::select! {
                 () = shared.held() => {}
                 _ = std::future::poll_fn(|cx| stream.poll_reset(cx)) => return None,

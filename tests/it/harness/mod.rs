@@ -33,6 +33,7 @@ mod setup;
 mod tls;
 mod upstream;
 mod wire;
+mod wires;
 
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ pub use setup::Setup;
 pub use tls::{Authority, GATE, Pair, TlsClient, expires_in};
 pub use upstream::{Recorded, Reply, Upstream, Vacant};
 pub use wire::Wire;
+pub use wires::{Back, Cell, Client, Exchange, Front, Got, Says, on_every_wire};
 
 /// How long anything may take before a test gives up: far above what a loaded machine needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);

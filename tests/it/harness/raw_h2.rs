@@ -1,11 +1,13 @@
-//! A client that speaks HTTP/2 without TLS and writes its frames by hand.
+//! A client that speaks HTTP/2, in clear text or over TLS, and writes its frames by hand.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::DEADLINE;
 use super::caller::Caller;
+use super::tls::{GATE, TlsClient};
+use super::wire::Stream;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -57,7 +59,7 @@ impl Seen {
 
 /// A client that sends what it is told to. Acknowledges settings and answers pings as it reads, unless told otherwise.
 pub struct RawH2 {
-    stream: TcpStream,
+    stream: Stream,
     received: Vec<u8>,
     answers: bool,
 }
@@ -69,7 +71,7 @@ impl RawH2 {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the gate accepts connections");
         stream.set_nodelay(true).expect("nodelay");
         stream.set_write_timeout(Some(DEADLINE)).expect("write timeout");
-        Self { stream, received: Vec::new(), answers: true }
+        Self { stream: Stream::Clear(stream), received: Vec::new(), answers: true }
     }
 
     /// Connects and sends preface and settings.
@@ -81,15 +83,26 @@ impl RawH2 {
     /// The same with settings of its own. Responses are never compressed against earlier ones.
     #[track_caller]
     pub fn with(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+        Self::silent(address).greet(settings)
+    }
+
+    /// The same over TLS.
+    #[track_caller]
+    pub fn over_tls(address: SocketAddr, tls: &TlsClient) -> Self {
+        let stream = tls.clone().alpn(&[b"h2"]).shake(address, GATE).expect("a handshake");
+        assert_eq!(stream.conn.alpn_protocol(), Some(&b"h2"[..]));
+        Self { stream: Stream::Tls(Box::new(stream)), received: Vec::new(), answers: true }.greet(&[])
+    }
+
+    fn greet(mut self, settings: &[(u16, u32)]) -> Self {
         const HEADER_TABLE_SIZE: u16 = 1;
-        let mut raw = Self::silent(address);
         let mut payload = Vec::new();
         for (id, value) in settings.iter().chain(&[(HEADER_TABLE_SIZE, 0)]) {
             payload.extend_from_slice(&id.to_be_bytes());
             payload.extend_from_slice(&value.to_be_bytes());
         }
-        raw.send(PREFACE).frame(SETTINGS, 0, 0, &payload);
-        raw
+        self.send(PREFACE).frame(SETTINGS, 0, 0, &payload);
+        self
     }
 
     /// From now on settings are not acknowledged, nor pings answered.
@@ -204,7 +217,7 @@ impl RawH2 {
         let mut buffer = [0; 65_536];
         while self.received.len() < count {
             let wait = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(wait)).expect("read timeout");
+            self.stream.socket().set_read_timeout(Some(wait)).expect("read timeout");
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(length) => self.received.extend_from_slice(&buffer[..length]),

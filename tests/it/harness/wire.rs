@@ -18,27 +18,28 @@ pub struct Wire {
     reset: bool,
 }
 
-enum Stream {
+/// What bytes go through, in clear text or over TLS.
+pub(super) enum Stream {
     Clear(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Stream {
-    fn socket(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &TcpStream {
         match self {
             Self::Clear(socket) => socket,
             Self::Tls(stream) => &stream.sock,
         }
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::Clear(socket) => socket.read(buffer),
             Self::Tls(stream) => stream.read(buffer),
         }
     }
 
-    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(super) fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Clear(socket) => socket.write_all(bytes),
             Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
@@ -93,9 +94,15 @@ impl Wire {
     #[track_caller]
     pub fn read_response_to(&mut self, method: &str) -> Answer {
         let mut answer = self.read_head();
-        let framing = answer.framing(method);
-        self.read_body(&mut answer, framing);
+        self.read_rest(&mut answer, method);
         answer
+    }
+
+    /// Reads what is left of a response whose head, and maybe some whole chunks, have been read.
+    #[track_caller]
+    pub fn read_rest(&mut self, answer: &mut Answer, method: &str) {
+        let framing = answer.framing(method);
+        self.read_body(answer, framing);
     }
 
     /// Reads one response, or finds that the gate has closed the connection without any.
