@@ -411,3 +411,26 @@ fn client_that_does_not_answer_pings_is_cut() {
     raw.farewell();
     gate.upstream().wait_for_closed(1);
 }
+
+#[test]
+fn bodies_of_requests_that_come_at_once_are_each_waited_for_by_the_same_deadline() {
+    let gate = impatient(&["body_timeout = \"200ms\""]);
+    let writer = gate.telemetry_key();
+    let authorization = writer.authorization();
+    // Some of these sizes leave a header block cut in two wherever a buffer ends.
+    for length in 484..492 {
+        let filler = "z".repeat(length);
+        let fields = [&head("POST", "/api/v1/write")[..], &[("authorization", &authorization), ("x-filler", &filler)]];
+        let fields = block(&fields.concat());
+        let streams = (1..160).step_by(2);
+        let requests: Vec<u8> = streams.clone().flat_map(|id| frame(HEADERS, END_HEADERS, id, &fields)).collect();
+        let mut raw = RawH2::connect(gate.public());
+
+        raw.send(&requests);
+
+        let mut answered = std::collections::BTreeSet::new();
+        while answered.len() < streams.len() {
+            answered.insert(raw.read_kind(HEADERS).stream);
+        }
+    }
+}

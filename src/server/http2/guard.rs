@@ -192,7 +192,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             if ledger.is_ending() {
                 return Poll::Ready(Ok(()));
             }
-            if ledger.pauses() {
+            // A pause begins when hyper has all of the header block, and has looked for more.
+            if !this.sieve.owes() && ledger.pauses() {
                 return Poll::Pending;
             }
             // hyper always makes room for as much.
