@@ -594,3 +594,25 @@ fn idle_connection_is_told_to_leave_and_a_busy_one_is_not() {
     gate.upstream().release();
     assert_eq!(busy.outcome(1).status(), Some(200));
 }
+
+#[test]
+fn head_is_answered_without_a_body_by_the_gate_too() {
+    let gate = Gate::start();
+    let root = gate.root();
+    let (key, own) = (root.authorization(), format!("/api/keys/{}", root.id()));
+    let cases: [(&str, &[(&str, &str)], u16); 4] = [
+        ("/api/v1/query", &[], 401),
+        ("/nowhere", &[("authorization", &key)], 404),
+        ("/public/x", &[("host", "elsewhere")], 400),
+        (&own, &[("authorization", &key)], 200),
+    ];
+    for (path, fields, status) in cases {
+        let mut call = H2Client::connect(gate.public()).open("HEAD", path, fields, true);
+
+        let answer = call.answer().unwrap_or_else(|error| panic!("{path}: {error}"));
+
+        assert_eq!((answer.status, answer.text().as_str()), (status, ""), "{path}");
+        let length = answer.header("content-length").and_then(|length| length.parse::<usize>().ok());
+        assert!(length.is_some_and(|length| length > 0), "{path}: {answer:?}");
+    }
+}

@@ -20,9 +20,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::CONNECTION;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
+use http::{Method, Request, Response};
+use http_body_util::{Either, Empty};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -215,7 +217,11 @@ struct Service<H> {
 }
 
 impl<H: Handler> Service<H> {
-    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response<H::Body>, Infallible>> + use<H> {
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Either<H::Body, Empty<Bytes>>>, Infallible>> + use<H> {
+        let is_head = request.method() == Method::HEAD;
         let watch = self.ledger.lock().adopt();
         let (mut parts, body) = request.into_parts();
         if let Err(malformed) = framing::normalize(&mut parts, self.limits) {
@@ -228,7 +234,16 @@ impl<H: Handler> Service<H> {
             watch.set_answered();
             // RFC 9113 §8.2.2: what a handler says of the connection ends at the stream.
             response.headers_mut().remove(CONNECTION);
-            Ok(response)
+            Ok(if is_head { without_body(response) } else { response.map(Either::Left) })
         }
     }
+}
+
+/// RFC 9110 §9.3.2. Over HTTP/2 hyper sends whatever it is given, to a client that asked for none of it.
+fn without_body<B: Body>(response: Response<B>) -> Response<Either<B, Empty<Bytes>>> {
+    let (mut parts, body) = response.into_parts();
+    if let (Some(length), false) = (body.size_hint().exact(), body.is_end_stream()) {
+        parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    Response::from_parts(parts, Either::Right(Empty::new()))
 }
