@@ -434,3 +434,46 @@ fn bodies_of_requests_that_come_at_once_are_each_waited_for_by_the_same_deadline
         }
     }
 }
+
+#[test]
+fn body_that_other_bodies_leave_no_room_for_is_not_given_up() {
+    let gate = Gate::with(|setup| {
+        let setup =
+            setup.option("client", "body_timeout = \"200ms\"").option("http2", "connection_window = \"128KiB\"");
+        setup.upstream("concurrency = 1").upstream("queue_timeout = \"1h\"")
+    });
+    let late = Reply::default().hold().then("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    gate.upstream().reply_on("/public/slow", late);
+    let post = head("POST", "/public/x");
+    let mut raw = RawH2::connect(gate.public());
+    raw.request(1, &head("GET", "/public/slow"), true).read_kind(WINDOW_UPDATE);
+    gate.upstream().wait_for_requests(1);
+    // While these wait for their turn nobody reads them.
+    raw.request(3, &post, false).frame(DATA, 0, 3, &[b'x'; 100]).request(5, &post, false);
+    // As much as the window has left.
+    for length in [16_384; 7].into_iter().chain([16_284]) {
+        raw.frame(DATA, 0, 5, &vec![b'x'; length]);
+    }
+
+    // By the time that this one is given up they had been silent for longer.
+    let mut other = RawH2::connect(gate.public());
+    other.request(1, &post, false);
+    assert_eq!(other.outcome(1).status(), Some(408));
+
+    gate.upstream().release();
+    assert_eq!(raw.outcome(1).status(), Some(200));
+    raw.frame(DATA, END_STREAM, 3, &[]);
+    assert_eq!(raw.outcome(3).status(), Some(200));
+}
+
+#[test]
+fn body_that_stops_arriving_is_408_where_nothing_else_is_waited_for() {
+    let gate = Gate::with(|setup| {
+        let patient = "{ require = \"public\", timeout = \"off\", response_timeout = \"off\" }";
+        setup.option("client", "body_timeout = \"200ms\"").route("POST /public/patient", patient)
+    });
+    let mut raw = RawH2::connect(gate.public());
+    raw.request(1, &head("POST", "/public/patient"), false).frame(DATA, 0, 1, b"begun");
+
+    assert_eq!(raw.outcome(1).status(), Some(408));
+}

@@ -119,9 +119,14 @@ impl Streams {
     /// The client has sent a piece of a body.
     pub(super) fn received(&mut self, data: Frame) {
         let len = i64::try_from(data.len).unwrap_or(i64::MAX);
+        let was_open = self.credit > 0;
         self.credit -= len;
         if let Some(stream) = self.listed.get_mut(&data.stream) {
             stream.credit -= len;
+        }
+        if was_open && self.credit <= 0 {
+            self.await_bodies();
+        } else {
             self.await_body(data.stream);
         }
     }
@@ -215,8 +220,7 @@ impl Streams {
             let was_open = self.credit > 0;
             self.credit += i64::from(increment);
             if !was_open {
-                let listed: Vec<u32> = self.listed.keys().copied().collect();
-                listed.into_iter().for_each(|id| self.await_body(id));
+                self.await_bodies();
             }
         }
     }
@@ -283,6 +287,12 @@ impl Streams {
         if is_stalled != self.stalled_until.is_some() {
             self.stalled_until = is_stalled.then(|| self.after(self.write_timeout));
         }
+    }
+
+    /// The room that all streams share has come to an end, or there is some again.
+    fn await_bodies(&mut self) {
+        let listed: Vec<u32> = self.listed.keys().copied().collect();
+        listed.into_iter().for_each(|id| self.await_body(id));
     }
 
     /// A body is waited for while the client may send it and the response has not begun. Whoever reads slowly waits for
