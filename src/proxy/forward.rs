@@ -39,6 +39,9 @@ pub(super) struct Passage<'p> {
 /// How long an upstream's connection may take to be handed over after its 101: it is all here already.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longer than any wait.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
 type Answer = (Response<ResponseBody>, Lease<RequestBody>);
 
 impl Door {
@@ -129,9 +132,8 @@ impl Wait<'_> {
         let mut since = self.sent;
         loop {
             let patience = self.route.settings.response_timeout.map(|timeout| since + timeout);
-            let Some(at) = patience.into_iter().chain(self.until).min() else {
-                return sending.await.map_err(|error| self.refusal(&error));
-            };
+            // The client's body has a deadline of its own, which is heard of as this one.
+            let at = patience.into_iter().chain(self.until).min().unwrap_or(since + FOREVER);
             match self.exchange.bounded(at, sending.as_mut()).await {
                 Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
                 Err(_) if self.exchange.timer().has_body_timed_out() => return Err(Refusal::BodyTimeout),
