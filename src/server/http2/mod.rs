@@ -208,6 +208,9 @@ impl Waiting {
     }
 }
 
+/// What is sent behind a response's head: its body, or nothing where that was all that was asked for.
+type Sent<B> = Either<B, Empty<Bytes>>;
+
 /// A handler on one connection.
 struct Service<H> {
     handler: H,
@@ -220,7 +223,7 @@ impl<H: Handler> Service<H> {
     fn call(
         &self,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Either<H::Body, Empty<Bytes>>>, Infallible>> + use<H> {
+    ) -> impl Future<Output = Result<Response<Sent<H::Body>>, Infallible>> + use<H> {
         let is_head = request.method() == Method::HEAD;
         let watch = self.ledger.lock().adopt();
         let (mut parts, body) = request.into_parts();
@@ -240,7 +243,7 @@ impl<H: Handler> Service<H> {
 }
 
 /// RFC 9110 §9.3.2. Over HTTP/2 hyper sends whatever it is given, to a client that asked for none of it.
-fn without_body<B: Body>(response: Response<B>) -> Response<Either<B, Empty<Bytes>>> {
+fn without_body<B: Body>(response: Response<B>) -> Response<Sent<B>> {
     let (mut parts, body) = response.into_parts();
     if let (Some(length), false) = (body.size_hint().exact(), body.is_end_stream()) {
         parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
