@@ -600,14 +600,14 @@ fn head_is_answered_without_a_body_by_the_gate_too() {
     let gate = Gate::start();
     let root = gate.root();
     let (key, own) = (root.authorization(), format!("/api/keys/{}", root.id()));
-    let cases: [(&str, &[(&str, &str)], u16); 4] = [
-        ("/api/v1/query", &[], 401),
-        ("/nowhere", &[("authorization", &key)], 404),
-        ("/public/x", &[("host", "elsewhere")], 400),
-        (&own, &[("authorization", &key)], 200),
+    let cases = [
+        ("/api/v1/query", None, 401),
+        ("/nowhere", Some(("authorization", key.as_str())), 404),
+        ("/public/x", Some(("host", "elsewhere")), 400),
+        (&own, Some(("authorization", key.as_str())), 200),
     ];
-    for (path, fields, status) in cases {
-        let mut call = H2Client::connect(gate.public()).open("HEAD", path, fields, true);
+    for (path, field, status) in cases {
+        let mut call = H2Client::connect(gate.public()).open("HEAD", path, field.as_slice(), true);
 
         let answer = call.answer().unwrap_or_else(|error| panic!("{path}: {error}"));
 
