@@ -616,3 +616,28 @@ fn head_is_answered_without_a_body_by_the_gate_too() {
         assert!(length.is_some_and(|length| length > 0), "{path}: {answer:?}");
     }
 }
+
+#[test]
+fn upload_that_outlives_its_response_ends_with_its_key() {
+    let gate = Gate::start();
+    let writer = gate.telemetry_key();
+    gate.upstream()
+        .reply_on("/api/v1/write", Reply::bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").before_body());
+    let mut call = H2Client::connect(gate.public()).open(
+        "POST",
+        "/api/v1/write",
+        &[("authorization", &writer.authorization())],
+        false,
+    );
+    call.send(b"begun");
+    assert_eq!(check(&call.answer().unwrap(), 200).text(), "ok");
+    call.send(b"meanwhile");
+    gate.upstream().wait_for_bytes(b"meanwhile");
+
+    check(&gate.root().delete(writer.id()), 204);
+
+    gate.wait_for_metric("portcullis_requests_cut_total{reason=\"key_deleted\"}", 1.0);
+    call.send(b"afterwards");
+    gate.upstream().wait_for_closed(1);
+    assert!(!String::from_utf8_lossy(&gate.upstream().raw()).contains("afterwards"));
+}
