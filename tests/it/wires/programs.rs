@@ -44,8 +44,9 @@ fn curl_is_served_and_refused_over_every_wire() {
             assert_eq!(curl(&pinger, &["-I"], "/api/v1/query"), told(403, 0));
             assert_eq!(curl(&pinger, &["--data-binary", &data], "/api/v1/write"), told(200, 3 << 20));
             assert!(cell.last().body == vec![b'x'; 3 << 20]);
-            // More than a first piece, and curl 7.88 over HTTP/2 gives up its upload without a look at the answer.
-            let refused = curl(&reader, &["--data-binary", &"x".repeat(10_000)], "/api/v1/write");
+            // Without a body: over HTTP/2, curl 7.88 fails on an answer that comes before it has sent all of one (its
+            // error 92), though RFC 9113 §8.1 provides for that.
+            let refused = curl(&reader, &["-X", "POST"], "/api/v1/write");
             assert!(refused.starts_with(&format!("{version} 403 ")), "{refused}");
             let unknown = ["-H", "Transfer-Encoding: chunked", "--data-binary", &data];
             assert_eq!(curl(&pinger, &unknown, "/api/v1/write"), told(200, 3 << 20));
