@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::{DefaultIsZeroes, Zeroizing};
 
 const PREFIX: &[u8] = b"pcl_";
 const ID_CHARS: usize = 12;
@@ -103,14 +103,18 @@ impl FromStr for KeyReference {
 pub struct KeySecret(Zeroizing<Text>);
 
 // In whole words: what is moved in words that overlap is slow to be read again.
+#[derive(Clone, Copy)]
 #[repr(align(8))]
 struct Text([u8; KEY_BYTES]);
 
-impl Zeroize for Text {
-    fn zeroize(&mut self) {
-        self.0.zeroize();
+impl Default for Text {
+    fn default() -> Self {
+        Self([0; KEY_BYTES])
     }
 }
+
+// Wiped in one go, and not byte by byte.
+impl DefaultIsZeroes for Text {}
 
 impl KeySecret {
     /// # Errors

@@ -62,7 +62,7 @@ impl Proxy {
         trail: &mut Trail<'g>,
     ) -> Result<Admitted<'g>, Refusal> {
         let path = Path::parse(head.parts.uri.path()).map_err(Refusal::MalformedPath)?;
-        let host = host_name(&head.parts.headers);
+        let host = if gate.table.names_hosts() { host_name(&head.parts.headers) } else { None };
         let (route, pattern, credential) = match gate.table.find(host, &path, head.parts.method.as_str()) {
             Found::Line { line: route, pattern, credential } => (route, pattern, credential),
             Found::MethodNotAllowed { allow } => {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use ipnet::IpNet;
 
 use crate::admin::{Admin, ListenerName};
@@ -13,6 +14,7 @@ use crate::policy::Requirement;
 use crate::route::Table;
 use crate::upstream::Upstream;
 
+use super::admit::host_name;
 use super::body::RequestBody;
 use super::settings::{HostName, RouteSettings, Settings};
 
@@ -66,9 +68,10 @@ impl Gate {
         self.managed_on.contains(&listener) && self.admin.covers(path)
     }
 
-    pub(super) fn check_host(&self, host: Option<&str>) -> Result<(), Refusal> {
+    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let served = &self.requests.hosts;
-        if served.is_empty() || host.is_some_and(|host| served.iter().any(|HostName(served)| served.covers(host))) {
+        let is_served = |host| served.iter().any(|HostName(served)| served.covers(host));
+        if served.is_empty() || host_name(headers).is_some_and(is_served) {
             return Ok(());
         }
         Err(Refusal::HostRefused)

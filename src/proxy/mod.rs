@@ -119,7 +119,7 @@ impl Door {
         account.client = origin.client;
         // The ops listener is for whoever can reach it, under any name.
         if self.listener == ListenerName::Public {
-            gate.check_host(admit::host_name(&parts.headers))?;
+            gate.check_host(&parts.headers)?;
         }
         let epoch = self.proxy.keyring.epoch();
         let head = Head { parts: &parts, origin, now: account.started };

@@ -18,6 +18,7 @@ const ROOT: usize = 0;
 pub struct Table<T> {
     lines: Vec<(Pattern, T)>,
     trie: Trie,
+    names_hosts: bool,
 }
 
 /// What the table says of a request.
@@ -60,7 +61,7 @@ pub enum ConflictKind {
 /// No lines: finds nothing.
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { lines: Vec::new(), trie: Trie::default() }
+        Self { lines: Vec::new(), trie: Trie::default(), names_hosts: false }
     }
 }
 
@@ -76,7 +77,13 @@ impl<T> Table<T> {
             return Err(conflicts);
         }
         trie.nodes.iter_mut().for_each(Node::finish);
-        Ok(Self { lines, trie })
+        let names_hosts = lines.iter().any(|(pattern, _)| !pattern.hosts().is_empty());
+        Ok(Self { lines, trie, names_hosts })
+    }
+
+    /// Whether a request's host makes a difference to [`Table::find`].
+    pub fn names_hosts(&self) -> bool {
+        self.names_hosts
     }
 
     /// Finds the line that governs a request. `host` is without its port; its case makes no difference.
