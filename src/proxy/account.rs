@@ -40,6 +40,8 @@ pub(super) struct Account {
     pub(super) bytes: u64,
     /// What a tunnel's client sent; `None`: the request became none.
     pub(super) received: Option<u64>,
+    /// Whether the response is to be its head alone, whatever body it was made with.
+    pub(super) is_head: bool,
     /// Whether the response's body reached its end.
     pub(super) complete: bool,
     /// Whether bytes of the request's body may still arrive: the connection cannot be reused after a refusal.
@@ -82,6 +84,7 @@ impl Account {
             key: None,
             bytes: 0,
             received: None,
+            is_head: request.method() == Method::HEAD,
             complete: false,
             body_unread: !request.body().is_end_stream(),
             slot: None,

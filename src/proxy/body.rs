@@ -257,7 +257,8 @@ impl Body {
             opening.charge_to(account);
             return Self::local(Bytes::new());
         }
-        account.complete = self.is_end_stream();
+        // Nobody asks for the body of what answers a HEAD.
+        account.complete = account.is_head || self.is_end_stream();
         Self { account: Some(account), ..self }
     }
 }

@@ -7,7 +7,9 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::harness::{Caller, DEADLINE, FaultyStore, Gate, Installation, Process, Reply, Served, check, check_problem};
+use crate::harness::{
+    Caller, DEADLINE, FaultyStore, Gate, H2Client, Installation, Process, Reply, Served, check, check_problem,
+};
 
 const QUERY: &str = "/api/v1/query";
 
@@ -419,6 +421,29 @@ fn the_access_log_names_route_status_and_key_and_is_off_by_default() {
     check(&root.get("/open/x"), 200);
     let (text, events) = logged(served);
     assert!(with_field(&events, "access").is_empty(), "{text}");
+}
+
+#[test]
+fn answer_to_head_is_complete_in_the_access_log() {
+    let installation = Installation::with(|setup| setup.option("log", "access = true"));
+    let (served, root) = served(&installation);
+    let own = format!("/api/keys/{}", root.id());
+    check(&served.anonymous().head(QUERY), 401);
+    check(&root.head(&own), 200);
+    check(&root.head("/open/x"), 200);
+    let client = H2Client::connect(served.public);
+    let authorization = root.authorization();
+    let authorized = [("authorization", authorization.as_str())];
+    check(&client.request("HEAD", QUERY, &[], b""), 401);
+    check(&client.request("HEAD", &own, &authorized, b""), 200);
+    check(&client.request("HEAD", "/open/x", &authorized, b""), 200);
+    drop(client);
+    let (text, events) = logged(served);
+    let of_head: Vec<_> = with_field(&events, "access").into_iter().filter(|event| event["method"] == "HEAD").collect();
+    assert_eq!(of_head.len(), 6, "{text}");
+    for line in of_head {
+        assert_eq!((&line["complete"], &line["bytes"]), (&true.into(), &0.into()), "{line}");
+    }
 }
 
 #[test]
