@@ -20,7 +20,7 @@ use crate::http::overrides::is_one_of;
 use crate::http::trailers::TooLarge;
 use crate::http::{headers, trailers};
 use crate::metrics::UpstreamFailure;
-use crate::server::Timer;
+use crate::server::{Invitation, Timer};
 use crate::settings::ByteSize;
 use crate::upstream::{CutError, Lease, RequestContent, ResponseBody, Unread};
 
@@ -52,6 +52,8 @@ pub struct RequestBody {
     left: u64,
     upload: Arc<Upload>,
     hidden: Hidden,
+    /// For a client that may hold it back until it is asked for it.
+    invitation: Option<Invitation>,
     /// What was sent to an upstream that gave it back.
     returned: Option<Returned>,
 }
@@ -89,8 +91,14 @@ impl RequestBody {
             left,
             upload: Arc::new(Upload::new(begun, state)),
             hidden: Hidden::default(),
+            invitation: None,
             returned: None,
         })
+    }
+
+    /// Sends `invitation` when the body is waited for first.
+    pub(super) fn inviting(self, invitation: Option<Invitation>) -> Self {
+        Self { invitation, ..self }
     }
 
     /// Keeps the upstream from getting trailers that one of `sources` reads keys from, or that `rules` are about: what
@@ -167,7 +175,12 @@ impl HttpBody for RequestBody {
             return Poll::Ready(Some(Ok(frame)));
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if let Some(invitation) = self.invitation.take() {
+                    invitation.send();
+                }
+                Poll::Pending
+            }
             Poll::Ready(None) => {
                 self.upload.progress(UploadState::Done);
                 Poll::Ready(None)

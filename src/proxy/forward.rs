@@ -59,6 +59,7 @@ impl Door {
         let body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
         let body = body.hiding(gate.sources.iter().chain(&route.settings.sources), &route.settings.rewrite.request);
+        let body = body.inviting(exchange.invitation());
         let trailer_terms = headers::TrailerTerms::of(&parts.headers);
         let response_fields = rewrite::prepare(&admitted, gate, origin, &mut parts, &mut account.request_id)?;
         let takes_trailers = trailer_terms.takes_trailers();

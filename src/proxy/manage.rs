@@ -16,7 +16,7 @@ use crate::keyring::Holder;
 use crate::metrics::Outcome;
 use crate::policy;
 use crate::route::Path;
-use crate::server::Exchange;
+use crate::server::{Exchange, Invitation};
 
 use super::Door;
 use super::account::Account;
@@ -72,7 +72,7 @@ impl Door {
         let any_key = self.proxy.running.any_key();
         let permit = policy::authorize(any_key, Some(Arc::clone(&caller)))?;
         let run = account.run.insert(self.proxy.running.note(self.worker, permit, any_key, epoch));
-        let collected = run.unless_lost(exchange.bounded(deadline, collect(body))).await?;
+        let collected = run.unless_lost(exchange.bounded(deadline, collect(body, exchange.invitation()))).await?;
         let body = collected.map_err(|_| Refusal::BodyTimeout)??;
         // From here on the call may be what deletes its own key.
         account.run = None;
@@ -97,7 +97,10 @@ impl Door {
     }
 }
 
-async fn collect(body: Incoming) -> Result<Bytes, Refusal> {
+async fn collect(body: Incoming, invitation: Option<Invitation>) -> Result<Bytes, Refusal> {
+    if let Some(invitation) = invitation {
+        invitation.send();
+    }
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge { max: BODY_BYTES_MAX as u64 }),

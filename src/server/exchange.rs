@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+use super::http2::Invitation;
 use super::tunnel::Tunnel;
 use super::watch::{Phase, Watch};
 use crate::http::framing::Malformed;
@@ -50,6 +51,7 @@ pub struct Exchange {
     connection: Arc<ConnectionInfo>,
     malformed: Option<Malformed>,
     asks_for_websocket: bool,
+    invitation: Option<Invitation>,
     timer: Timer,
 }
 
@@ -57,7 +59,11 @@ impl Exchange {
     /// For request number `ordinal` of the connection that `watch` is for.
     pub(super) fn new(connection: Arc<ConnectionInfo>, ordinal: u64, watch: Arc<Watch>) -> Self {
         let (malformed, asks_for_websocket) = (watch.refusal_of(ordinal), watch.asks_for_websocket(ordinal));
-        Self { connection, malformed, asks_for_websocket, timer: Timer(watch) }
+        Self { connection, malformed, asks_for_websocket, invitation: None, timer: Timer(watch) }
+    }
+
+    pub(super) fn with(self, invitation: Option<Invitation>) -> Self {
+        Self { invitation, ..self }
     }
 
     pub fn connection(&self) -> &ConnectionInfo {
@@ -77,6 +83,12 @@ impl Exchange {
 
     pub fn timer(&self) -> &Timer {
         &self.timer
+    }
+
+    /// What to send once the body is waited for, if the client may hold it back until then. `None` over HTTP/1, where
+    /// hyper sees to it.
+    pub fn invitation(&self) -> Option<Invitation> {
+        self.invitation.clone()
     }
 
     /// Whether the client wants to go on with a WebSocket, and may be answered with 101: its `Upgrade` field is not among

@@ -30,7 +30,7 @@ mod tests;
 
 pub use drain::{Drain, Draining, drain};
 pub use exchange::{ConnectionInfo, Elapsed, Exchange, Handler, Timer};
-pub use http2::Http2;
+pub use http2::{Http2, Invitation};
 pub use listener::{BindError, Listener, Listeners};
 pub use serve::{Context, serve};
 pub use settings::{Client, Listen, Shutdown, WorkerCount};

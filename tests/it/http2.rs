@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::harness::raw_h2::{self, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, block, head};
 use crate::harness::{
     Authority, GATE, Gate, H2Client, H2Reply, H2Upstream, Installation, Process, RawH2, Reply, Seen, TlsClient, check,
-    check_problem,
+    check_problem, until,
 };
 
 #[test]
@@ -640,4 +640,134 @@ fn upload_that_outlives_its_response_ends_with_its_key() {
     call.send(b"afterwards");
     gate.upstream().wait_for_closed(1);
     assert!(!String::from_utf8_lossy(&gate.upstream().raw()).contains("afterwards"));
+}
+
+/// `:status: 100` and nothing else: its place in the static table, its length, its text.
+const CONTINUE: &[u8] = b"\x08\x03100";
+
+/// A request whose body the client holds back until it is asked for it.
+fn expecting<'f>(path: &'f str, authorization: &'f str) -> Vec<(&'f str, &'f str)> {
+    [&head("POST", path)[..], &[("authorization", authorization), ("expect", "100-continue")]].concat()
+}
+
+#[test]
+fn client_that_waits_to_be_asked_for_its_body_is_asked() {
+    let gate = Gate::start();
+    let (writer, root) = (gate.telemetry_key().authorization(), gate.root().authorization());
+    let mut raw = RawH2::with_table(gate.public(), &[]);
+    let made = r#"{"name": "made after a while", "kind": "telemetry"}"#;
+    let mut api = expecting("/api/keys", &root);
+    api.push(("content-type", "application/json"));
+    let cases = [(1, expecting("/api/v1/write", &writer), "held back", 200), (3, api, made, 201)];
+    for (stream, fields, body, status) in cases {
+        raw.request(stream, &fields, false);
+
+        let interim = raw.read_kind(HEADERS);
+
+        assert_eq!((interim.stream, interim.flags, &interim.payload[..]), (stream, END_HEADERS, CONTINUE));
+        let (first, last) = body.split_at(3);
+        raw.frame(raw_h2::DATA, 0, stream, first.as_bytes());
+        raw.frame(raw_h2::DATA, END_STREAM, stream, last.as_bytes());
+        assert_eq!(raw.status(), status);
+        raw.outcome(stream);
+    }
+    let request = gate.upstream().requests().remove(0);
+    assert_eq!((request.body.as_slice(), request.has("expect")), (&b"held back"[..], false));
+    assert!(check(&gate.root().get("/api/keys"), 200).text().contains("made after a while"));
+}
+
+#[test]
+fn nobody_is_asked_for_a_body_that_is_refused_or_not_held_back() {
+    let gate = Gate::start();
+    let writer = gate.telemetry_key().authorization();
+    let mut raw = RawH2::with_table(gate.public(), &[]);
+    let unexpecting = [&head("POST", "/api/v1/write")[..], &[("authorization", &writer)]].concat();
+    let mut whole = expecting("/api/v1/write", &writer);
+    whole.push(("content-length", "0"));
+    let mut other = unexpecting.clone();
+    other.push(("expect", "200-ok"));
+    raw.request(1, &expecting("/api/v1/write", "Basic bm9ib2R5Og=="), false);
+    assert_eq!(raw.status(), 401);
+    raw.request(3, &other, false);
+    assert_eq!(raw.status(), 417);
+    raw.request(5, &whole, true);
+    assert_eq!(raw.status(), 200);
+    raw.request(7, &unexpecting, false);
+    gate.upstream().wait_for_requests(1);
+    gate.upstream().wait_for_bytes(b"chunked");
+    raw.frame(raw_h2::DATA, END_STREAM, 7, b"x");
+    assert_eq!(raw.status(), 200);
+    assert_eq!(gate.upstream().requests().len(), 2);
+}
+
+#[test]
+fn client_that_does_not_wait_to_be_asked_is_answered() {
+    let gate = Gate::start();
+    let writer = gate.telemetry_key().authorization();
+    for client in [RawH2::with_table, RawH2::with] {
+        let mut raw = client(gate.public(), &[]);
+        let fields = block(&expecting("/api/v1/write", &writer));
+        let request = raw_h2::frame(HEADERS, END_HEADERS, 1, &fields);
+        raw.send([request, raw_h2::frame(raw_h2::DATA, END_STREAM, 1, b"at once")].concat());
+
+        assert_eq!(raw.outcome(1), Seen::Answer { status: 200, body: b"at once".to_vec() });
+    }
+}
+
+#[test]
+fn client_whose_header_table_shrank_is_not_asked() {
+    let gate = Gate::start();
+    let writer = gate.telemetry_key().authorization();
+    let mut raw = RawH2::with(gate.public(), &[]);
+    raw.request(1, &expecting("/api/v1/write", &writer), false);
+    gate.upstream().wait_for_bytes(b"chunked");
+    raw.frame(raw_h2::DATA, END_STREAM, 1, b"after a while");
+
+    let answer = raw.read_kind(HEADERS);
+
+    // What a header block has to begin with then.
+    assert_eq!(answer.payload[0] >> 5, 1, "{answer:?}");
+    assert!(matches!(raw.outcome(1), Seen::Answer { body, .. } if body == b"after a while"));
+}
+
+#[test]
+fn download_that_the_client_stalled_is_whole_beside_bodies_that_it_is_asked_for() {
+    const BYTES: usize = 16 << 20;
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    const CALLS: usize = 20;
+    let gate = Gate::start();
+    let (reader, writer) = (gate.key(&["monitor:read"]), gate.telemetry_key().authorization());
+    let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n{}", "x".repeat(BYTES));
+    gate.upstream().reply_on("/api/v1/query", Reply::bytes(large));
+    let mut raw = RawH2::with_table(gate.public(), &[(INITIAL_WINDOW_SIZE, 1 << 30)]);
+    raw.window_update(0, 1 << 30).get(1, &reader, "/api/v1/query");
+    raw.read_kind(HEADERS);
+    // Nothing is read meanwhile: one of the download's frames is on its way in part when the bodies are wanted.
+    for call in 1..=CALLS {
+        raw.request(1 + 2 * call as u32, &expecting("/api/v1/write", &writer), false);
+        until("the upstream waits for the body", || {
+            String::from_utf8_lossy(&gate.upstream().raw()).matches("chunked").count() == call
+        });
+    }
+    let (mut left, mut asked, mut answered) = (BYTES, 0, 0);
+
+    while left > 0 || answered < CALLS {
+        let frame = raw.read().expect("a frame");
+        match (frame.kind, frame.stream) {
+            (raw_h2::DATA, 1) => {
+                assert!(frame.payload.iter().all(|byte| *byte == b'x'));
+                left -= frame.payload.len();
+            }
+            (HEADERS, stream) if frame.payload == CONTINUE => {
+                asked += 1;
+                raw.frame(raw_h2::DATA, END_STREAM, stream, b"hello");
+            }
+            (raw_h2::DATA, _) if frame.flags & END_STREAM != 0 => answered += 1,
+            (raw_h2::RST_STREAM | GOAWAY, _) => panic!("{frame:?}"),
+            _ => {}
+        }
+    }
+
+    assert_eq!(asked, CALLS);
+    assert_eq!(gate.upstream().requests_for("/api/v1/write"), CALLS);
 }

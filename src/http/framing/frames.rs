@@ -205,6 +205,14 @@ pub fn reset(stream: u32, code: u32) -> [u8; RESET_BYTES] {
     frame
 }
 
+/// A HEADERS frame with status 100 alone: nothing in it depends on, or changes, what was sent before.
+pub fn invitation(stream: u32) -> [u8; 14] {
+    // RFC 7541 §6.2.2: `:status` by its place in the static table, not to be kept.
+    let mut frame = [0, 0, 5, 1, 4, 0, 0, 0, 0, 8, 3, b'1', b'0', b'0'];
+    frame[5..9].copy_from_slice(&stream.to_be_bytes());
+    frame
+}
+
 /// A GOAWAY frame without a text.
 pub fn go_away(last_stream: u32, code: u32) -> [u8; 17] {
     let mut frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -239,6 +247,7 @@ mod tests {
         bytes.extend_from_slice(&[0, 0, 3, 0, 1, 0, 0, 0, 5, b'a', b'b', b'c']);
         bytes.extend_from_slice(&[0, 0, 4, 8, 0, 0, 0, 0, 5, 0x80, 0, 1, 0]);
         bytes.extend_from_slice(&reset(5, 8));
+        bytes.extend_from_slice(&invitation(5));
         bytes.extend_from_slice(&go_away(5, 11));
         let whole = events(&bytes, bytes.len());
         for piece in 1..bytes.len() {

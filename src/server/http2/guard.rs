@@ -1,7 +1,7 @@
 //! The client's socket as hyper sees it over HTTP/2: every frame counted, every wait with its deadline.
 //!
-//! Passes frames on as they are; their meaning is hyper's business. Puts in frames of its own, between two others, where
-//! the ledger orders it.
+//! Passes frames on as they are; their meaning is hyper's business. Puts in frames of its own, between two others and
+//! never within a header block, where the ledger orders it.
 
 use std::io;
 use std::pin::Pin;
@@ -124,6 +124,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                     return Poll::Ready(Ok(()));
                 }
                 self.own = self.ledger.lock().take_frames().into();
+                if self.own.is_empty() {
+                    continue;
+                }
             }
             let poll = Pin::new(&mut self.socket).poll_write(cx, &self.own);
             let count = ready!(self.written(poll))?;

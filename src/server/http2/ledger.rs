@@ -1,8 +1,9 @@
 //! What the frames of one connection say, kept count of: what is too much, and whom nobody waits for any longer.
 //!
-//! Sees frames as the guard passes them on. What it orders (a reset, the end) the guard carries out between two frames.
+//! Sees frames as the guard passes them on. What it orders (a reset, an invitation, the end) the guard carries out between two frames.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::allowance::Allowance;
@@ -17,7 +18,10 @@ const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 const NO_ERROR: u32 = 0;
 const SETTINGS_TIMEOUT: u32 = 4;
+const HEADER_TABLE_SIZE: u16 = 1;
 const INITIAL_WINDOW_SIZE: u16 = 4;
+/// RFC 9113 §6.5.2: what a client remembers of headers until it says otherwise.
+const TABLE_BYTES: u32 = 4_096;
 /// A window update answers what was sent; for less than this it would be a strange answer.
 const DATA_WORTH_AN_UPDATE: usize = 256;
 
@@ -51,6 +55,9 @@ pub(super) struct Ledger {
     starting: Option<Arc<Watch>>,
     /// The initial window that the present settings frame says: the last one counts.
     announced: Option<u32>,
+    /// The header table that the client last announced, and whether one was ever smaller than the one before it.
+    table: u32,
+    has_table_shrunk: bool,
     /// Whether the client's preface has come.
     has_greeted: bool,
     header_timeout: Duration,
@@ -59,6 +66,8 @@ pub(super) struct Ledger {
     control: Allowance,
     resets: Allowance,
     orders: Orders,
+    /// The connection's: always the same.
+    task: Option<Waker>,
     cut: Option<Http2Cut>,
     is_cut_told: bool,
 }
@@ -68,6 +77,8 @@ pub(super) struct Ledger {
 struct Orders {
     /// Streams that hyper must believe to be reset by the client.
     resets: Vec<u32>,
+    /// Streams whose clients are to be asked for their bodies.
+    invitations: Vec<u32>,
     /// For the client.
     frames: Vec<u8>,
     /// Nothing is read any more.
@@ -101,12 +112,15 @@ impl Ledger {
             requests: 0,
             starting: None,
             announced: None,
+            table: TABLE_BYTES,
+            has_table_shrunk: false,
             has_greeted: false,
             header_timeout: client.header_timeout,
             settings_until: None,
             control: Allowance::new(http2.control_frames, now),
             resets: Allowance::new(http2.resets, now),
             orders: Orders::default(),
+            task: None,
             cut: None,
             is_cut_told: false,
         }
@@ -136,6 +150,10 @@ impl Ledger {
             Event::Begins(frame) => self.read_begins(frame)?,
             Event::Ends(frame) => return Ok(self.read_ends(frame)),
             Event::Setting { id: INITIAL_WINDOW_SIZE, value } => self.announced = Some(value),
+            Event::Setting { id: HEADER_TABLE_SIZE, value } => {
+                self.has_table_shrunk |= value < self.table;
+                self.table = value;
+            }
             Event::GoAway { .. } | Event::Setting { .. } => {}
             Event::WindowUpdate { stream, increment } => self.streams.widened(stream, increment),
         }
@@ -231,15 +249,16 @@ impl Ledger {
     }
 
     /// hyper makes a request: of the stream whose header block was passed on last, since reading has paused there.
-    pub(super) fn adopt(&mut self) -> Arc<Watch> {
+    pub(super) fn adopt(&mut self, holds_back: bool) -> (Arc<Watch>, Option<u32>) {
         self.begin();
         let watch = Arc::new(self.watch.for_stream());
         self.requests += 1;
         self.starting = Some(Arc::clone(&watch));
-        if let Some(id) = self.fresh.take() {
-            self.streams.adopt(id, &watch);
+        let id = self.fresh.take();
+        if let Some(id) = id {
+            self.streams.adopt(id, &watch, holds_back);
         }
-        watch
+        (watch, id)
     }
 
     /// The watch of the request that was made last, for the task that it becomes.
@@ -335,12 +354,38 @@ impl Ledger {
         Some(frame)
     }
 
+    /// `waker` wakes the connection's task.
+    pub(super) fn set_task(&mut self, waker: &Waker) {
+        self.task = Some(waker.clone());
+    }
+
+    /// The body of a stream is waited for. Returns whom to wake when its client has to be asked for it.
+    pub(super) fn invite(&mut self, id: u32) -> Option<Waker> {
+        let streams = &self.streams;
+        if !streams.is_held_back(id) {
+            return None;
+        }
+        // So that there are no more of them than streams.
+        self.orders.invitations.retain(|id| streams.is_held_back(*id));
+        self.orders.invitations.push(id);
+        self.task.clone()
+    }
+
     pub(super) fn has_frames(&self) -> bool {
-        !self.orders.frames.is_empty()
+        !self.orders.frames.is_empty() || !self.orders.invitations.is_empty()
     }
 
     /// What to send to the client between two of hyper's frames.
     pub(super) fn take_frames(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.orders.frames)
+        let mut frames = Vec::new();
+        // RFC 7541 §4.2: after the table has shrunk a header block begins by saying so, which is hyper's to do.
+        let may_invite = !self.has_table_shrunk && !self.orders.is_ending;
+        for id in std::mem::take(&mut self.orders.invitations) {
+            if self.streams.invite(id) && may_invite {
+                frames.extend_from_slice(&frames::invitation(id));
+            }
+        }
+        frames.append(&mut self.orders.frames);
+        frames
     }
 }

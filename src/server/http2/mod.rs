@@ -11,6 +11,7 @@
 
 mod allowance;
 mod guard;
+mod invitation;
 mod ledger;
 mod rules;
 mod settings;
@@ -45,6 +46,7 @@ use guard::Guarded;
 use ledger::{Ledger, SharedLedger};
 use tasks::{Spawner, Tasks};
 
+pub use invitation::Invitation;
 pub use settings::Http2;
 
 /// How long a client that has nothing running may take to leave once it was told to.
@@ -128,6 +130,7 @@ where
     std::future::poll_fn(|cx| {
         if !is_registered {
             is_registered = true;
+            waiting.ledger.lock().set_task(cx.waker());
             let _ = drain_started.as_mut().poll(cx);
         }
         if !waiting.is_leaving && draining.has_started() {
@@ -228,12 +231,14 @@ impl<H: Handler> Service<H> {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Sent<H::Body>>, Infallible>> + use<H> {
         let is_head = request.method() == Method::HEAD;
-        let watch = self.ledger.lock().adopt();
+        let holds_back = invitation::is_awaited(&request);
+        let (watch, stream) = self.ledger.lock().adopt(holds_back);
+        let invitation = stream.filter(|_| holds_back).map(|stream| Invitation::new(self.ledger.clone(), stream));
         let (mut parts, body) = request.into_parts();
         if let Err(malformed) = framing::normalize(&mut parts, self.limits) {
             watch.refuse(ONLY_REQUEST, malformed);
         }
-        let exchange = Exchange::new(Arc::clone(&self.connection), ONLY_REQUEST, Arc::clone(&watch));
+        let exchange = Exchange::new(Arc::clone(&self.connection), ONLY_REQUEST, Arc::clone(&watch)).with(invitation);
         let handler = self.handler.clone();
         async move {
             let mut response = handler.handle(Request::from_parts(parts, body), exchange).await;

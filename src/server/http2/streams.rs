@@ -44,6 +44,8 @@ struct Stream {
     window: i64,
     credit: i64,
     has_request_ended: bool,
+    /// Whether its client may be waiting to be asked for its body.
+    holds_back: bool,
     response: Progress,
     /// Of its handler.
     watch: Option<Arc<Watch>>,
@@ -96,6 +98,7 @@ impl Streams {
             window: self.initial_window,
             credit: self.stream_window,
             has_request_ended: false,
+            holds_back: false,
             response: Progress::Awaited,
             watch: None,
             stalled_until: None,
@@ -105,8 +108,9 @@ impl Streams {
     }
 
     /// `watch` is that of the stream's handler.
-    pub(super) fn adopt(&mut self, id: u32, watch: &Arc<Watch>) {
+    pub(super) fn adopt(&mut self, id: u32, watch: &Arc<Watch>, holds_back: bool) {
         if let Some(stream) = self.listed.get_mut(&id) {
+            stream.holds_back = holds_back;
             stream.watch = Some(Arc::clone(watch));
             self.await_body(id);
         }
@@ -116,6 +120,20 @@ impl Streams {
         self.listed.get(&id).is_none_or(|stream| stream.response == Progress::Ended)
     }
 
+    /// Whether a client waits to be asked for a body: neither anything of it has come, nor the answer been begun.
+    pub(super) fn is_held_back(&self, id: u32) -> bool {
+        self.listed.get(&id).is_some_and(|stream| stream.holds_back && stream.response == Progress::Awaited)
+    }
+
+    /// The client is asked for a body, once. `false` when that would be needless.
+    pub(super) fn invite(&mut self, id: u32) -> bool {
+        let is_due = self.is_held_back(id);
+        if let Some(stream) = self.listed.get_mut(&id) {
+            stream.holds_back = false;
+        }
+        is_due
+    }
+
     /// The client has sent a piece of a body.
     pub(super) fn received(&mut self, data: Frame) {
         let len = i64::try_from(data.len).unwrap_or(i64::MAX);
@@ -123,6 +141,7 @@ impl Streams {
         self.credit -= len;
         if let Some(stream) = self.listed.get_mut(&data.stream) {
             stream.credit -= len;
+            stream.holds_back = false;
         }
         if was_open && self.credit <= 0 {
             self.await_bodies();
@@ -134,6 +153,7 @@ impl Streams {
     pub(super) fn request_ended(&mut self, id: u32) {
         let Some(stream) = self.listed.get_mut(&id) else { return };
         stream.has_request_ended = true;
+        stream.holds_back = false;
         stream.await_nothing();
         if stream.response == Progress::Ended {
             self.forget(id);

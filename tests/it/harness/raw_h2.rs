@@ -96,13 +96,17 @@ impl RawH2 {
 
     fn greet(mut self, settings: &[(u16, u32)]) -> Self {
         const HEADER_TABLE_SIZE: u16 = 1;
-        let mut payload = Vec::new();
-        for (id, value) in settings.iter().chain(&[(HEADER_TABLE_SIZE, 0)]) {
-            payload.extend_from_slice(&id.to_be_bytes());
-            payload.extend_from_slice(&value.to_be_bytes());
-        }
-        self.send(PREFACE).frame(SETTINGS, 0, 0, &payload);
+        let settings = [settings, &[(HEADER_TABLE_SIZE, 0)]].concat();
+        self.send(PREFACE).frame(SETTINGS, 0, 0, &entries(&settings));
         self
+    }
+
+    /// Connects as most clients do: responses may be compressed against earlier ones.
+    #[track_caller]
+    pub fn with_table(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+        let mut client = Self::silent(address);
+        client.send(PREFACE).frame(SETTINGS, 0, 0, &entries(settings));
+        client
     }
 
     /// From now on settings are not acknowledged, nor pings answered.
@@ -167,7 +171,13 @@ impl RawH2 {
         }
     }
 
-    /// Reads until a stream is over, or the connection.
+    /// The status of the next response head, an interim one too.
+    #[track_caller]
+    pub fn status(&mut self) -> u16 {
+        status_of(&self.read_kind(HEADERS).payload)
+    }
+
+    /// Reads until a stream is over, or the connection. Interim responses are left out.
     #[track_caller]
     pub fn outcome(&mut self, stream: u32) -> Seen {
         let (mut status, mut body) = (0, Vec::new());
@@ -176,7 +186,7 @@ impl RawH2 {
                 GOAWAY if code(&frame.payload[4..]) != 0 => return Seen::GoAway(code(&frame.payload[4..])),
                 _ if frame.stream != stream => continue,
                 RST_STREAM => return Seen::Reset(code(&frame.payload)),
-                HEADERS if status == 0 => status = status_of(&frame.payload),
+                HEADERS if status < 200 => status = status_of(&frame.payload),
                 DATA => body.extend_from_slice(&frame.payload),
                 _ => continue,
             }
@@ -230,6 +240,11 @@ impl RawH2 {
         }
         Some(self.received.drain(..count).collect())
     }
+}
+
+/// The payload of a settings frame.
+fn entries(settings: &[(u16, u32)]) -> Vec<u8> {
+    settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect()
 }
 
 /// The pseudo-fields of a request.
