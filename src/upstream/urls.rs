@@ -8,7 +8,7 @@ use crate::settings::{Node, Value};
 /// As many as one word of bits can tell apart; more belong behind a balancer of their own.
 pub(super) const TARGETS_MAX: usize = 64;
 
-/// Where an upstream listens. Invariant: 1 to [`TARGETS_MAX`] URLs, none twice.
+/// Where an upstream listens. Invariant: 1 to 64 URLs, none twice.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Urls(Vec<Url>);
 
