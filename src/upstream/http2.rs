@@ -101,7 +101,7 @@ impl Http2Connection {
         slot: OpenSlot,
     ) -> Result<Stream, UpstreamError> {
         let state = Arc::new(State::new());
-        let socket = Metered::new(dialed.socket, Arc::clone(&state));
+        let socket = Metered::new(dialed.socket, Arc::clone(&state), settings.http2.control_frames);
         let handshake = builder(settings).handshake::<_, Bytes>(socket);
         let (requests, mut connection) = handshake.await.map_err(UpstreamError::http2)?;
         // Nothing may be sent at first; what the upstream allows replaces that.

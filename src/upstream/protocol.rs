@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::url::Url;
-use crate::settings::{ByteSize, Node, Value, settings};
+use crate::settings::{ByteSize, Node, Rate, Value, settings};
 
 /// Which HTTP an upstream is spoken to in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,6 +53,9 @@ settings! {
         pub ping_timeout: Duration = Duration::from_secs(10),
         /// How many requests that were given up are remembered at a time: what still comes for them is ignored.
         pub resets_max: NonZeroU32 = NonZeroU32::new(1_000).unwrap_or(NonZeroU32::MIN),
+        /// Pings and settings, each of which takes an answer, beyond a ping for each piece of a request. Ten seconds'
+        /// worth may come at once; an upstream that sends more loses the connection.
+        pub control_frames: Rate = Rate::per_second(1_000).expect("not zero"),
     }
 }
 

@@ -12,6 +12,7 @@ mod forwarding;
 mod hostile;
 mod http2;
 mod http2_abuse;
+mod http2_options;
 mod layout;
 mod lifecycle;
 mod limits;

@@ -1,5 +1,6 @@
 //! The wires to upstreams: clear text, TLS and unix sockets, and HTTP/1.1 or HTTP/2 over each.
 
+mod floods;
 mod grpc;
 mod http2;
 mod invalid_heads;

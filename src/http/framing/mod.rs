@@ -9,6 +9,7 @@
 //! Invariants: a verdict depends on the bytes alone, never on how they were cut into reads; nothing invalid is passed
 //! on; at most one head is held back.
 
+pub mod allowance;
 mod chunked;
 mod field;
 pub mod frames;

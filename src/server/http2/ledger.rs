@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::allowance::Allowance;
 use super::settings::Http2;
 use super::streams::Streams;
+use crate::http::framing::allowance::Allowance;
 use crate::http::framing::frames::{self, Event, Frame, FrameKind};
 use crate::metrics::Http2Cut;
 use crate::server::settings::Client;
@@ -64,6 +64,8 @@ pub(super) struct Ledger {
     /// When the client must have acknowledged our settings.
     settings_until: Option<Moment>,
     control: Allowance,
+    /// Apart, since peers that speak gRPC send one with each piece that they get, however small.
+    pings: Allowance,
     resets: Allowance,
     orders: Orders,
     /// The connection's: always the same.
@@ -118,6 +120,7 @@ impl Ledger {
             header_timeout: client.header_timeout,
             settings_until: None,
             control: Allowance::new(http2.control_frames, now),
+            pings: Allowance::new(http2.control_frames, now),
             resets: Allowance::new(http2.resets, now),
             orders: Orders::default(),
             task: None,
@@ -170,6 +173,10 @@ impl Ledger {
             FrameKind::Reset if !self.streams.is_answered(frame.stream) => {
                 let streams = &mut self.streams;
                 if self.resets.take(|| streams.now()) { Ok(()) } else { Err(Http2Cut::Resets) }
+            }
+            FrameKind::Ping if !frame.is_ack() => {
+                let streams = &mut self.streams;
+                if self.pings.take(|| streams.now()) { Ok(()) } else { Err(Http2Cut::ControlFrames) }
             }
             FrameKind::Settings if frame.is_ack() => {
                 self.settings_until = None;
@@ -229,6 +236,7 @@ impl Ledger {
             Event::Begins(frame) => match frame.kind {
                 FrameKind::Data => {
                     self.streams.sent(frame);
+                    self.pings.grant(1);
                     if frame.len >= DATA_WORTH_AN_UPDATE {
                         // One for the stream, one for the connection.
                         self.control.grant(2);

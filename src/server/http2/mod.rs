@@ -9,7 +9,6 @@
 //! has a deadline: for its preface, its settings, a frame that has begun, a body, the room for a response, the next
 //! request.
 
-mod allowance;
 mod guard;
 mod invitation;
 mod ledger;

@@ -31,7 +31,8 @@ settings! {
         /// Requests of one connection that a client's own faults end.
         pub errors_max: NonZeroU32 = NonZeroU32::new(200).expect("not zero"),
         /// Frames that move nothing: pings, settings, priorities, and window updates beyond those that what was sent
-        /// explains. Ten seconds' worth may come at once.
+        /// explains. Ten seconds' worth may come at once. Pings are counted apart, and each piece of a response
+        /// explains one.
         pub control_frames: Rate = Rate::per_second(1_000).expect("not zero"),
     }
 }

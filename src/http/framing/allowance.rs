@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::settings::Rate;
 
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub struct Allowance {
     rate: Rate,
     left: u32,
     filled: Instant,
@@ -14,14 +14,14 @@ pub(super) struct Allowance {
 const BURST: Duration = Duration::from_secs(10);
 
 impl Allowance {
-    pub(super) fn new(rate: Rate, now: Instant) -> Self {
+    pub fn new(rate: Rate, now: Instant) -> Self {
         let mut allowance = Self { rate, left: 0, filled: now };
         allowance.left = allowance.most();
         allowance
     }
 
     /// Takes one; `false` when none is left. The clock is read only when what was there at once is used up.
-    pub(super) fn take(&mut self, now: impl FnOnce() -> Instant) -> bool {
+    pub fn take(&mut self, now: impl FnOnce() -> Instant) -> bool {
         if self.left == 0 {
             let now = now();
             self.left = self.worth(now.saturating_duration_since(self.filled)).min(self.most());
@@ -35,7 +35,7 @@ impl Allowance {
     }
 
     /// So many more are explained by what this side did.
-    pub(super) fn grant(&mut self, more: u32) {
+    pub fn grant(&mut self, more: u32) {
         self.left = self.left.saturating_add(more).min(self.most());
     }
 
