@@ -1,10 +1,10 @@
 //! The way of an admitted request to its upstream and of the response back.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -84,7 +84,9 @@ impl Door {
         account.sent = Some(sent);
         let blame = Blame::default();
         let sending = route.upstream.send(Request::from_parts(parts, body), self.worker, &blame);
-        let answer = Wait { exchange, route, run, upload: &upload, blame: &blame, sent, until }.for_head(sending).await;
+        let interims = Interims { client_version, fields: &response_fields };
+        let wait = Wait { exchange, route, run, upload: &upload, blame: &blame, interims, sent, until };
+        let answer = wait.for_head(sending).await;
         let waited = sent.elapsed();
         account.elsewhere = waited;
         account.upstream_time = Some(waited);
@@ -104,6 +106,31 @@ impl Door {
     }
 }
 
+/// What becomes of interim responses on their way to the client.
+struct Interims<'i> {
+    client_version: Version,
+    fields: &'i ResponseFields<'i>,
+}
+
+impl Interims<'_> {
+    /// RFC 9110 §15.2: they go on, unless the client is of HTTP/1.0, which knows none.
+    fn pass_on(&self, interims: Vec<Response<()>>, exchange: &Exchange) {
+        if self.client_version == Version::HTTP_10 {
+            return;
+        }
+        let hidden = self.fields.names();
+        for mut interim in interims {
+            let fields = interim.headers_mut();
+            headers::prepare_response(fields);
+            // No content follows, so nothing may frame or override any.
+            for name in hidden.iter().chain([&CONTENT_LENGTH, &TRANSFER_ENCODING]) {
+                fields.remove(name);
+            }
+            exchange.send_interim(&interim);
+        }
+    }
+}
+
 /// The wait for a response's head.
 struct Wait<'w> {
     exchange: &'w Exchange,
@@ -111,6 +138,7 @@ struct Wait<'w> {
     run: Option<&'w Run>,
     upload: &'w Arc<Upload>,
     blame: &'w Blame,
+    interims: Interims<'w>,
     sent: Instant,
     until: Option<Instant>,
 }
@@ -135,7 +163,7 @@ impl Wait<'_> {
             let patience = self.route.settings.response_timeout.map(|timeout| since + timeout);
             // The client's body has a deadline of its own, which is heard of as this one.
             let at = patience.into_iter().chain(self.until).min().unwrap_or(since + FOREVER);
-            match self.exchange.bounded(at, sending.as_mut()).await {
+            match self.exchange.bounded(at, self.telling_interims(sending.as_mut())).await {
                 Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
                 Err(_) if self.exchange.timer().has_body_timed_out() => return Err(Refusal::BodyTimeout),
                 Err(_) if self.until.is_some_and(|until| Instant::now() >= until) => {
@@ -160,6 +188,18 @@ impl Wait<'_> {
                 }
             }
         }
+    }
+
+    async fn telling_interims<T>(&self, mut sending: Pin<&mut impl Future<Output = T>>) -> T {
+        std::future::poll_fn(|cx| {
+            let poll = sending.as_mut().poll(cx);
+            let interims = self.blame.interims().take();
+            if !interims.is_empty() {
+                self.interims.pass_on(interims, self.exchange);
+            }
+            poll
+        })
+        .await
     }
 
     /// Whether it is the client's body that everybody waits for, and not an upstream that takes nothing of it.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::http2::Invitation;
+use super::http2::{Aside, Invitation};
 use super::tunnel::Tunnel;
 use super::watch::{Phase, Watch};
 use crate::http::framing::Malformed;
@@ -51,7 +51,10 @@ pub struct Exchange {
     connection: Arc<ConnectionInfo>,
     malformed: Option<Malformed>,
     asks_for_websocket: bool,
-    invitation: Option<Invitation>,
+    /// Of a stream.
+    aside: Option<Aside>,
+    /// Whether the body comes once it is asked for; over HTTP/1 hyper sees to it.
+    holds_back: bool,
     timer: Timer,
 }
 
@@ -59,11 +62,11 @@ impl Exchange {
     /// For request number `ordinal` of the connection that `watch` is for.
     pub(super) fn new(connection: Arc<ConnectionInfo>, ordinal: u64, watch: Arc<Watch>) -> Self {
         let (malformed, asks_for_websocket) = (watch.refusal_of(ordinal), watch.asks_for_websocket(ordinal));
-        Self { connection, malformed, asks_for_websocket, invitation: None, timer: Timer(watch) }
+        Self { connection, malformed, asks_for_websocket, aside: None, holds_back: false, timer: Timer(watch) }
     }
 
-    pub(super) fn with(self, invitation: Option<Invitation>) -> Self {
-        Self { invitation, ..self }
+    pub(super) fn on_stream(self, aside: Option<Aside>, holds_back: bool) -> Self {
+        Self { aside, holds_back, ..self }
     }
 
     pub fn connection(&self) -> &ConnectionInfo {
@@ -88,7 +91,16 @@ impl Exchange {
     /// What to send once the body is waited for, if the client may hold it back until then. `None` over HTTP/1, where
     /// hyper sees to it.
     pub fn invitation(&self) -> Option<Invitation> {
-        self.invitation.clone()
+        self.aside.clone().filter(|_| self.holds_back).map(Invitation)
+    }
+
+    /// Sends an interim response, in its place before the response that is to follow. Not to be used for a client of
+    /// HTTP/1.0. Never waits: it is left out when the connection has no room for it.
+    pub fn send_interim(&self, interim: &Response<()>) {
+        match &self.aside {
+            Some(aside) => aside.send(interim),
+            None => self.timer.0.say(interim),
+        }
     }
 
     /// Whether the client wants to go on with a WebSocket, and may be answered with 101: its `Upgrade` field is not among

@@ -3,6 +3,8 @@
 //! What is invalid never reaches hyper: it gets a stand-in request in its place, so that the handler answers in order
 //! behind earlier pipelined requests. Nothing is read after that. What follows a request that asks for a WebSocket is held
 //! back until the answer says whether it is the next request or goes elsewhere.
+//!
+//! Interim responses are put in here, since hyper takes none: between two of its responses and nowhere else.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,6 +40,8 @@ pub(super) struct Guarded<S: AsFd> {
     write_deadline: Option<Moment>,
     /// What hyper has yet to read of the stand-in, once something was refused.
     stand_in: Option<&'static [u8]>,
+    /// The rest of the interim responses that have begun.
+    aside: Bytes,
     lingering: Option<Lingering>,
 }
 
@@ -58,6 +62,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
             read_deadline: None,
             write_deadline: None,
             stand_in: None,
+            aside: Bytes::new(),
             lingering: None,
         }
     }
@@ -142,6 +147,30 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
         Poll::Pending
     }
 
+    /// Sends what was begun of interim responses, and what waits of them when `may_begin`.
+    fn poll_aside(&mut self, cx: &mut Context<'_>, may_begin: bool) -> Poll<io::Result<()>> {
+        loop {
+            if self.aside.is_empty() {
+                if !may_begin || !self.watch.has_aside() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.aside = self.watch.take_aside();
+            }
+            let poll = Pin::new(&mut self.socket).poll_write(cx, &self.aside);
+            match ready!(self.written(poll))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.aside.advance(count),
+            }
+        }
+    }
+
+    /// To be called before hyper writes: what it writes next is a response's own once nothing is left of the one before.
+    fn poll_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_aside(cx, !self.watch.is_behind()))?;
+        self.watch.set_behind(true);
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let owes_more = self.stand_in.is_some() || self.sieve.rules().is_in_body() || self.sieve.is_holding();
         let lingering = self.lingering.get_or_insert_with(|| Lingering {
@@ -208,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Guarded<S> {
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_before_write(cx))?;
         let poll = Pin::new(&mut this.socket).poll_write(cx, buf);
         this.written(poll)
     }
@@ -218,6 +248,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_before_write(cx))?;
         let poll = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
         this.written(poll)
     }
@@ -228,6 +259,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // hyper flushes when it has written all that it has.
+        this.watch.set_behind(false);
+        ready!(this.poll_aside(cx, true))?;
         let poll = Pin::new(&mut this.socket).poll_flush(cx);
         this.written(poll)
     }

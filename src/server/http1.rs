@@ -152,6 +152,10 @@ impl<H: Handler> Service<H> {
         let handler = self.handler.clone();
         async move {
             let mut response = handler.handle(request, exchange).await;
+            if busy.0.has_aside() && busy.0.is_behind() {
+                // Its place has passed: what hyper still has goes out together with this response.
+                drop(busy.0.take_aside());
+            }
             if asks_for_websocket {
                 busy.0.decide();
                 // The guard may have stopped reading until now.

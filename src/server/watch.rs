@@ -11,8 +11,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::Response;
+
 use super::tunnel::Tunnel;
-use crate::http::framing::Malformed;
+use crate::http::framing::{Malformed, interim};
 
 /// A moment of one connection.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -55,6 +58,7 @@ pub(super) struct Watch {
     /// The number of the request that asks for a WebSocket and has no answer yet; 0: none does.
     undecided: AtomicU64,
     switch: Switch,
+    aside: Aside,
     /// A stream's alone, for what its connection's task finds out.
     stream: Option<StreamState>,
 }
@@ -70,6 +74,18 @@ impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Switch").field("is_made", &self.is_made).finish_non_exhaustive()
     }
+}
+
+/// Of interim responses that wait for their turn.
+const ASIDE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a handler has to say ahead of its response. A connection's alone.
+#[derive(Debug, Default)]
+struct Aside {
+    is_any: AtomicBool,
+    bytes: Mutex<Vec<u8>>,
+    /// Whether hyper has written something and may not have written all of it.
+    is_behind: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +112,7 @@ impl Watch {
             refusal: OnceLock::new(),
             undecided: AtomicU64::new(0),
             switch: Switch::default(),
+            aside: Aside::default(),
             stream: None,
         }
     }
@@ -256,6 +273,38 @@ impl Watch {
 
     pub(super) fn asks_for_websocket(&self, ordinal: u64) -> bool {
         self.is_undecided() && self.undecided.load(Ordering::Relaxed) == ordinal
+    }
+
+    /// Has an interim response sent when its turn comes.
+    pub(super) fn say(&self, interim: &Response<()>) {
+        let Some(head) = interim::over_http1(interim).filter(|_| self.stream.is_none()) else { return };
+        let mut bytes = self.aside();
+        if bytes.len() + head.len() <= ASIDE_BYTES_MAX {
+            bytes.extend_from_slice(&head);
+            self.aside.is_any.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn has_aside(&self) -> bool {
+        self.aside.is_any.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take_aside(&self) -> Bytes {
+        self.aside.is_any.store(false, Ordering::Release);
+        std::mem::take(&mut *self.aside()).into()
+    }
+
+    fn aside(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.aside.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether bytes of an earlier response may still be with hyper.
+    pub(super) fn is_behind(&self) -> bool {
+        self.aside.is_behind.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_behind(&self, is_behind: bool) {
+        self.aside.is_behind.store(is_behind, Ordering::Relaxed);
     }
 
     /// The response to the request that is undecided was made: it either switches protocols or does not.

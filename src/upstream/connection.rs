@@ -9,6 +9,7 @@ use super::http2::{Http2Connection, Stream};
 use super::protocol::Protocol;
 use super::target::{Failure, OpenSlot};
 use super::{RequestContent, Settings, UpstreamError};
+use crate::http::framing::interim::Interims;
 
 /// Fields in the head of a response.
 pub(super) const FIELDS_MAX: usize = 256;
@@ -49,11 +50,15 @@ impl<B> Connection<B> {
 }
 
 impl<B: RequestContent> Connection<B> {
-    /// Sends a request and waits for the head of its response.
-    pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<ResponseBody>, Failure<B>> {
+    /// Sends a request and waits for the head of its response. Interim ones are told as they come.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<B>,
+        interims: &Interims,
+    ) -> Result<Response<ResponseBody>, Failure<B>> {
         match self {
-            Self::Http1(connection) => connection.send(request).await,
-            Self::Http2(stream) => stream.send(request).await,
+            Self::Http1(connection) => connection.send(request, interims).await,
+            Self::Http2(stream) => stream.send(request, interims).await,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::retry::{self, Again};
 use super::standing::{Fault, Role};
 use super::target::{Failure, Via};
 use super::{RequestContent, Upstream, UpstreamError, pool};
+use crate::http::framing::interim::Interims;
 use crate::metrics::{Retry, UpstreamFailure};
 
 /// What a request and whoever waits for its response tell each other.
@@ -23,6 +24,7 @@ pub struct Blame {
     is_queued: AtomicBool,
     /// When its turn came, if it had to wait for that.
     turn: OnceLock<Instant>,
+    interims: Interims,
 }
 
 impl Blame {
@@ -35,6 +37,11 @@ impl Blame {
     /// start.
     pub fn turn(&self) -> Option<Instant> {
         self.turn.get().copied().or_else(|| self.is_queued.load(Ordering::Relaxed).then(Instant::now))
+    }
+
+    /// The interim responses that are for the client, as they come: there are new ones when [`Upstream::send`] was polled.
+    pub fn interims(&self) -> &Interims {
+        &self.interims
     }
 
     pub(super) fn wait_for_turn(&self) {
@@ -198,7 +205,7 @@ impl<B: RequestContent> Course<'_, B> {
         let is_repeated = !self.tried.is_empty();
         self.attempts_left = self.attempts_left.saturating_sub(1);
         let mut attempt = Attempt { upstream: self.upstream, position, role, blame: self.blame, is_settled: false };
-        let sent = self.upstream.targets[position].send(request, self.worker, via).await;
+        let sent = self.upstream.targets[position].send(request, self.worker, via, &self.blame.interims).await;
         attempt.is_settled = true;
         drop(attempt);
         match &sent {

@@ -21,6 +21,7 @@ use super::statuses::Statuses;
 use super::target::OpenSlot;
 use super::url::Url;
 use super::{UpstreamError, connection};
+use crate::http::framing::interim::Interims;
 use crate::settings::{Node, Value, settings};
 
 settings! {
@@ -129,7 +130,7 @@ impl Checks {
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
         let slot = OpenSlot::extra();
         let mut connection = connection::open(&self.dialer, self.settings.protocol, &self.settings, slot).await?;
-        let response = connection.send(request).await.map_err(|failure| failure.error)?;
+        let response = connection.send(request, &Interims::default()).await.map_err(|failure| failure.error)?;
         Ok(response.status())
     }
 }

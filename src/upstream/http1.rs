@@ -1,5 +1,7 @@
 //! One HTTP/1.1 connection: one exchange after the other.
 
+use std::pin::pin;
+
 use http::header::{TE, UPGRADE};
 use http::{Request, Response};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -12,6 +14,7 @@ use super::dial::Dialed;
 use super::resolve::Origin;
 use super::target::{Failure, OpenSlot};
 use super::{RequestContent, Settings, UpstreamError};
+use crate::http::framing::interim::Interims;
 use crate::http::framing::{BadResponse, GuardedUpstream, ResponseLimits, UpstreamState};
 
 pub(super) struct Http1<B> {
@@ -67,15 +70,29 @@ impl<B: RequestContent> Http1<B> {
         Ok(Self { sender, state, slot, origin: dialed.origin, _driver: Driver(driving.abort_handle()) })
     }
 
-    /// Sends a request and waits for the head of its response.
-    pub(super) async fn send(&mut self, mut request: Request<B>) -> Result<Response<ResponseBody>, Failure<B>> {
+    /// Sends a request and waits for the head of its response. Interim ones are told as they come.
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<B>,
+        interims: &Interims,
+    ) -> Result<Response<ResponseBody>, Failure<B>> {
         // It is for the next hop alone, and would have to be named in Connection, which some upstreams close for.
         request.headers_mut().remove(TE);
         self.state.announce(request.method());
         if request.headers().contains_key(UPGRADE) {
             self.state.announce_upgrade();
         }
-        match self.sender.try_send_request(request).await {
+        let mut sending = pin!(self.sender.try_send_request(request));
+        let found = self.state.interims();
+        let sent = std::future::poll_fn(|cx| {
+            let poll = sending.as_mut().poll(cx);
+            if poll.is_pending() {
+                found.await_next(cx);
+            }
+            found.take().into_iter().for_each(|interim| interims.push(interim));
+            poll
+        });
+        match sent.await {
             Ok(response) => Ok(response.map(ResponseBody::http1)),
             Err(mut failure) => {
                 let unsent = failure.take_message();

@@ -21,6 +21,7 @@ use super::http2::{Permit, State};
 use super::target::Failure;
 use super::upload::Upload;
 use super::{RequestContent, UpstreamError};
+use crate::http::framing::interim::{Interims, is_passed_on};
 use crate::http::framing::{BadResponse, INTERIM_MAX, check_response};
 
 /// A free stream.
@@ -38,10 +39,11 @@ impl Stream {
         &self.permit.connection
     }
 
-    /// Sends a request and waits for the head of its response. Dropped, it resets the stream and nothing else.
+    /// Sends a request and waits for the head of its response. Interim ones are told as they come. Dropped, it resets the stream and nothing else.
     pub(super) async fn send<B: RequestContent>(
         &mut self,
         request: Request<B>,
+        interims: &Interims,
     ) -> Result<Response<ResponseBody>, Failure<B>> {
         let connection = Arc::clone(self.connection());
         let (parts, body) = request.into_parts();
@@ -55,7 +57,7 @@ impl Stream {
             }
         };
         let body = if ends { Outgoing::None(body) } else { Outgoing::Upload(Box::new(Upload::new(body, stream))) };
-        let mut exchange = Exchange { response, body, interim: 0 };
+        let mut exchange = Exchange { response, body, interim: 0, interims };
         let patience = Patience::new(&connection.state, connection.ping_timeout);
         let answered = std::future::poll_fn(|cx| exchange.poll(cx)).await;
         drop(patience);
@@ -119,13 +121,14 @@ impl<B: RequestContent> Outgoing<B> {
 }
 
 /// An exchange without a response yet.
-struct Exchange<B> {
+struct Exchange<'i, B> {
     response: ResponseFuture,
     body: Outgoing<B>,
     interim: usize,
+    interims: &'i Interims,
 }
 
-impl<B: RequestContent> Exchange<B> {
+impl<B: RequestContent> Exchange<'_, B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, Bad>> {
         if let Outgoing::Upload(upload) = &mut self.body
             && let Poll::Ready(Err(broken)) = upload.poll(cx)
@@ -133,12 +136,16 @@ impl<B: RequestContent> Exchange<B> {
             return Poll::Ready(Err(Bad::Request(broken)));
         }
         while let Poll::Ready(Some(interim)) = self.response.poll_informational(cx) {
-            if interim?.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let interim = interim?;
+            if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(Err(Bad::Head(BadResponse::Switched)));
             }
             self.interim += 1;
             if self.interim > INTERIM_MAX {
                 return Poll::Ready(Err(Bad::Head(BadResponse::InterimTooMany)));
+            }
+            if is_passed_on(interim.status()) {
+                self.interims.push(interim);
             }
         }
         Poll::Ready(Ok(ready!(std::pin::Pin::new(&mut self.response).poll(cx))?))

@@ -19,6 +19,7 @@ use super::protocol::Protocol;
 use super::standing::Standing;
 use super::url::Url;
 use super::{OwnHost, RequestContent, Settings, UpstreamError, host_of};
+use crate::http::framing::interim::Interims;
 
 pub(super) struct Target<B> {
     pub(super) url: Url,
@@ -76,12 +77,13 @@ impl<B> Target<B> {
 
 impl<B: RequestContent> Target<B> {
     /// Sends one request over a pooled connection or a new one. Pooled ones that turn out dead before a byte was
-    /// written are replaced.
+    /// written are replaced. Interim responses are told as they come.
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<B>,
         worker: usize,
         via: Via,
+        interims: &Interims,
     ) -> Result<(Response<ResponseBody>, Lease<B>), Failure<B>> {
         let visit = Visit::new(Arc::clone(self));
         if request.extensions().get::<OwnHost>().is_some() {
@@ -96,7 +98,7 @@ impl<B: RequestContent> Target<B> {
                 Ok(found) => found,
                 Err(error) => return Err(Failure { error, unsent: Some(request) }),
             };
-            match connection.send(request).await {
+            match connection.send(request, interims).await {
                 Ok(response) => return Ok((response, Lease::new(visit, worker, connection, is_apart))),
                 Err(Failure { error, unsent: Some(unsent) }) => {
                     let may_another = match &connection {

@@ -202,10 +202,11 @@ fn a_switch_that_nobody_asked_for_is_502() {
 }
 
 #[test]
-fn interim_responses_before_the_switch_do_no_harm() {
+fn interim_responses_come_before_the_switch() {
     let gate = Gate::with(live);
     gate.upstream().reply(Reply::bytes("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").then(SWITCHED).echo_raw());
     let mut wire = send(&gate, &gate.root(), LIVE, &HANDSHAKE);
+    assert_eq!(check(&wire.read_head(), 103).header("link"), Some("</a>"));
     check(&wire.read_head(), 101);
     check_is_echoed(&mut wire, "hello");
 }

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod hostile;
+mod interim;
 mod programs;
 
 use crate::harness::{Cell, Client, DEADLINE, Got, Says, basic, check, check_problem, on_every_wire};

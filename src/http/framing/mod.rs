@@ -15,6 +15,7 @@ mod field;
 pub mod frames;
 mod host;
 mod http2;
+pub mod interim;
 mod lengths;
 mod malformed;
 mod parsed;

@@ -2,6 +2,7 @@
 
 use super::chunked::Chunked;
 use super::field::{Line, line, value_len};
+use super::interim;
 use super::lengths::{Lengths, Version};
 use super::upgrade::Upgrade;
 use super::upstream::{Expected, UpstreamState};
@@ -116,7 +117,7 @@ impl Responses {
                 let Some(len) = head.advance(bytes, &self.limits)? else {
                     return Ok(0);
                 };
-                self.head_ended()?;
+                self.head_ended(&bytes[..len])?;
                 Ok(len)
             }
             State::Sized(left) => {
@@ -138,7 +139,7 @@ impl Responses {
         }
     }
 
-    fn head_ended(&mut self) -> Result<(), BadResponse> {
+    fn head_ended(&mut self, bytes: &[u8]) -> Result<(), BadResponse> {
         let State::Head(head) = std::mem::replace(&mut self.state, State::Idle) else {
             return Ok(());
         };
@@ -155,6 +156,9 @@ impl Responses {
             self.interim += 1;
             if self.interim > INTERIM_MAX {
                 return Err(BadResponse::InterimTooMany);
+            }
+            if let Some(interim) = interim::parse(head.status, bytes) {
+                self.announced.interims().push(interim);
             }
             self.state = State::Head(Head::default());
             return Ok(());

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::interim::Interims;
 use super::response::{BadResponse, ResponseLimits, Responses};
 use super::{Sieve, Stop};
 
@@ -36,6 +37,7 @@ struct Shared {
     is_begun: AtomicBool,
     /// Whether any byte of an answer has come since then.
     is_heard: AtomicBool,
+    interims: Interims,
 }
 
 const NOTHING: u8 = 0;
@@ -50,6 +52,7 @@ impl UpstreamState {
             is_clean: AtomicBool::new(true),
             is_begun: AtomicBool::new(false),
             is_heard: AtomicBool::new(false),
+            interims: Interims::default(),
         }))
     }
 
@@ -59,6 +62,7 @@ impl UpstreamState {
         self.0.is_clean.store(false, Ordering::Relaxed);
         self.0.is_begun.store(false, Ordering::Relaxed);
         self.0.is_heard.store(false, Ordering::Relaxed);
+        drop(self.0.interims.take());
         self.0.expected.store(expected, Ordering::Release);
     }
 
@@ -81,6 +85,11 @@ impl UpstreamState {
     /// Whether any byte of an answer to the announced request has come, be it an interim one.
     pub fn is_heard(&self) -> bool {
         self.0.is_heard.load(Ordering::Acquire)
+    }
+
+    /// The interim responses to the announced request that are for its client.
+    pub fn interims(&self) -> &Interims {
+        &self.0.interims
     }
 
     pub(super) fn heard(&self) {

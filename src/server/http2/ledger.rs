@@ -1,6 +1,6 @@
 //! What the frames of one connection say, kept count of: what is too much, and whom nobody waits for any longer.
 //!
-//! Sees frames as the guard passes them on. What it orders (a reset, an invitation, the end) the guard carries out between two frames.
+//! Sees frames as the guard passes them on. What it orders (a reset, an invitation, an interim response, the end) the guard carries out between two frames.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -24,6 +24,8 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 const TABLE_BYTES: u32 = 4_096;
 /// A window update answers what was sent; for less than this it would be a strange answer.
 const DATA_WORTH_AN_UPDATE: usize = 256;
+/// Of interim responses that wait for room.
+const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
 /// A ledger shared within its connection's thread: the lock never contends.
 #[derive(Clone)]
@@ -81,6 +83,8 @@ struct Orders {
     resets: Vec<u32>,
     /// Streams whose clients are to be asked for their bodies.
     invitations: Vec<u32>,
+    /// For their clients, by stream.
+    interims: Vec<(u32, Vec<u8>)>,
     /// For the client.
     frames: Vec<u8>,
     /// Nothing is read any more.
@@ -379,18 +383,34 @@ impl Ledger {
         self.task.clone()
     }
 
+    /// An interim response, as a frame, is to be sent. Returns whom to wake for it.
+    pub(super) fn interim(&mut self, id: u32, frame: Vec<u8>) -> Option<Waker> {
+        let waiting: usize = self.orders.interims.iter().map(|(_, frame)| frame.len()).sum();
+        if waiting + frame.len() > INTERIM_BYTES_MAX || !self.streams.is_unanswered(id) {
+            return None;
+        }
+        self.orders.interims.push((id, frame));
+        self.task.clone()
+    }
+
     pub(super) fn has_frames(&self) -> bool {
-        !self.orders.frames.is_empty() || !self.orders.invitations.is_empty()
+        let Orders { frames, interims, invitations, .. } = &self.orders;
+        !frames.is_empty() || !interims.is_empty() || !invitations.is_empty()
     }
 
     /// What to send to the client between two of hyper's frames.
     pub(super) fn take_frames(&mut self) -> Vec<u8> {
         let mut frames = Vec::new();
         // RFC 7541 §4.2: after the table has shrunk a header block begins by saying so, which is hyper's to do.
-        let may_invite = !self.has_table_shrunk && !self.orders.is_ending;
+        let may_begin_blocks = !self.has_table_shrunk && !self.orders.is_ending;
         for id in std::mem::take(&mut self.orders.invitations) {
-            if self.streams.invite(id) && may_invite {
+            if self.streams.invite(id) && may_begin_blocks {
                 frames.extend_from_slice(&frames::invitation(id));
+            }
+        }
+        for (id, interim) in std::mem::take(&mut self.orders.interims) {
+            if self.streams.is_unanswered(id) && may_begin_blocks {
+                frames.extend_from_slice(&interim);
             }
         }
         frames.append(&mut self.orders.frames);

@@ -9,8 +9,8 @@
 //! has a deadline: for its preface, its settings, a frame that has begun, a body, the room for a response, the next
 //! request.
 
+mod aside;
 mod guard;
-mod invitation;
 mod ledger;
 mod rules;
 mod settings;
@@ -45,7 +45,7 @@ use guard::Guarded;
 use ledger::{Ledger, SharedLedger};
 use tasks::{Spawner, Tasks};
 
-pub use invitation::Invitation;
+pub use aside::{Aside, Invitation};
 pub use settings::Http2;
 
 /// How long a client that has nothing running may take to leave once it was told to.
@@ -230,14 +230,15 @@ impl<H: Handler> Service<H> {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Sent<H::Body>>, Infallible>> + use<H> {
         let is_head = request.method() == Method::HEAD;
-        let holds_back = invitation::is_awaited(&request);
+        let holds_back = aside::is_awaited(&request);
         let (watch, stream) = self.ledger.lock().adopt(holds_back);
-        let invitation = stream.filter(|_| holds_back).map(|stream| Invitation::new(self.ledger.clone(), stream));
+        let aside = stream.map(|stream| Aside::new(self.ledger.clone(), stream));
         let (mut parts, body) = request.into_parts();
         if let Err(malformed) = framing::normalize(&mut parts, self.limits) {
             watch.refuse(ONLY_REQUEST, malformed);
         }
-        let exchange = Exchange::new(Arc::clone(&self.connection), ONLY_REQUEST, Arc::clone(&watch)).with(invitation);
+        let exchange = Exchange::new(Arc::clone(&self.connection), ONLY_REQUEST, Arc::clone(&watch));
+        let exchange = exchange.on_stream(aside, holds_back);
         let handler = self.handler.clone();
         async move {
             let mut response = handler.handle(Request::from_parts(parts, body), exchange).await;

@@ -125,6 +125,11 @@ impl Streams {
         self.listed.get(&id).is_some_and(|stream| stream.holds_back && stream.response == Progress::Awaited)
     }
 
+    /// Whether a request has no answer yet, not even the begin of one.
+    pub(super) fn is_unanswered(&self, id: u32) -> bool {
+        self.listed.get(&id).is_some_and(|stream| stream.response == Progress::Awaited)
+    }
+
     /// The client is asked for a body, once. `false` when that would be needless.
     pub(super) fn invite(&mut self, id: u32) -> bool {
         let is_due = self.is_held_back(id);

@@ -184,6 +184,15 @@ impl H2Call {
         self.body.send_reset(Reason::CANCEL);
     }
 
+    /// Waits for an interim response.
+    #[track_caller]
+    pub fn interim(&mut self) -> (u16, Vec<(String, String)>) {
+        let response = self.response.as_mut().expect("before the head");
+        let interim = within(&self.runtime, std::future::poll_fn(|cx| response.poll_informational(cx)));
+        let interim = interim.expect("an interim response").expect("no error");
+        (interim.status().as_u16(), pairs(interim.headers()).collect())
+    }
+
     /// Waits for the response's end.
     #[track_caller]
     pub fn answer(&mut self) -> Result<Answer, h2::Error> {

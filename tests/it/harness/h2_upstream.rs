@@ -67,7 +67,7 @@ enum Step {
     Echo,
     EchoWhole,
     Hold,
-    Informational(usize),
+    Informational(u16, Vec<(&'static str, &'static str)>),
     Reset(Reason),
     Trailers(Vec<(&'static str, String)>),
 }
@@ -110,9 +110,9 @@ impl H2Reply {
         self.step(Step::Reset(reason))
     }
 
-    /// Sends so many 103s; only before the head.
-    pub fn informational(self, count: usize) -> Self {
-        self.step(Step::Informational(count))
+    /// Sends an interim response; only before the head.
+    pub fn informational(self, status: u16, headers: &[(&'static str, &'static str)]) -> Self {
+        self.step(Step::Informational(status, headers.to_vec()))
     }
 
     /// Begins once the request's head is there, whatever of its body is.
@@ -397,17 +397,18 @@ async fn serve(
         shared.change(|state| state.requests.push(recorded.clone()));
     }
     let mut steps = reply.steps.iter().peekable();
-    while let Some(step) = steps.next_if(|step| matches!(step, Step::Hold | Step::Informational(_) | Step::Reset(_))) {
+    while let Some(step) = steps.next_if(|step| matches!(step, Step::Hold | Step::Informational(..) | Step::Reset(_))) {
         match step {
             Step::Reset(reason) => {
                 respond.send_reset(*reason);
                 return Some(());
             }
-            Step::Informational(count) => {
-                for _ in 0..*count {
-                    let interim = Response::builder().status(103).body(()).expect("a head");
-                    respond.send_informational(interim).ok()?;
+            Step::Informational(status, headers) => {
+                let mut interim = Response::builder().status(*status);
+                for (name, value) in headers {
+                    interim = interim.header(*name, *value);
                 }
+                respond.send_informational(interim.body(()).expect("a head")).ok()?;
             }
             _ => tokio::select! {
                 () = shared.held() => {}
@@ -461,7 +462,7 @@ async fn act<'s>(
                 () = shared.held() => {}
                 _ = std::future::poll_fn(|cx| stream.poll_reset(cx)) => return None,
             },
-            Step::Informational(_) => panic!("an interim response comes before the head"),
+            Step::Informational(..) => panic!("an interim response comes before the head"),
             Step::Reset(reason) => {
                 stream.send_reset(*reason);
                 return Some(());

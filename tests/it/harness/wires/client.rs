@@ -155,6 +155,19 @@ impl Exchange {
         self
     }
 
+    /// Reads an interim response. Names are in lower case.
+    #[track_caller]
+    pub fn interim(&mut self) -> (u16, Vec<(String, String)>) {
+        match &mut self.wire {
+            Side::H1(wire) => {
+                let Answer { status, mut headers, .. } = wire.read_head();
+                headers.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
+                (status, headers)
+            }
+            Side::H2(call, _) => call.interim(),
+        }
+    }
+
     /// Reads the response's head. Panics when there is none.
     #[track_caller]
     pub fn head(&mut self) -> &Answer {

@@ -17,6 +17,7 @@ pub struct Says {
 enum Part {
     Cut,
     Hold,
+    Interim(u16, Vec<(&'static str, &'static str)>),
     Piece(Vec<u8>),
     Trailers(Vec<(&'static str, &'static str)>),
 }
@@ -50,6 +51,11 @@ impl Says {
     /// Waits to be released, before the head if nothing comes before.
     pub fn hold(self) -> Self {
         self.part(Part::Hold)
+    }
+
+    /// An interim response; only before the head.
+    pub fn interim(self, status: u16, headers: &[(&'static str, &'static str)]) -> Self {
+        self.part(Part::Interim(status, headers.to_vec()))
     }
 
     /// Breaks off, before the head if nothing comes before.
@@ -89,7 +95,8 @@ impl Says {
         let is_chunked = self.is_chunked();
         let mut reply = if self.is_early { Reply::default().before_body() } else { Reply::default() };
         let mut trailers = String::new();
-        let before = self.parts.iter().take_while(|part| matches!(part, Part::Cut | Part::Hold)).count();
+        let is_before = |part: &&Part| matches!(part, Part::Cut | Part::Hold | Part::Interim(..));
+        let before = self.parts.iter().take_while(is_before).count();
         for (at, part) in self.parts.iter().enumerate() {
             if at == before {
                 reply = reply.then(self.head());
@@ -97,6 +104,10 @@ impl Says {
             reply = match part {
                 Part::Cut => return reply.close(),
                 Part::Hold => reply.hold(),
+                Part::Interim(status, headers) => {
+                    let fields = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<String>();
+                    reply.then(format!("HTTP/1.1 {status} Said\r\n{fields}\r\n"))
+                }
                 Part::Piece(bytes) if is_chunked => {
                     reply.then([format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat())
                 }
@@ -125,6 +136,7 @@ impl Says {
             reply = match part {
                 Part::Cut => reply.reset(Reason::INTERNAL_ERROR),
                 Part::Hold => reply.hold(),
+                Part::Interim(status, headers) => reply.informational(*status, headers),
                 Part::Piece(bytes) => reply.data(bytes),
                 Part::Trailers(fields) => reply.trailers(fields),
             };

@@ -1,38 +1,55 @@
-//! `100 Continue` for a client that holds its body back until it is asked for (RFC 9110 §10.1.1). Over HTTP/1 hyper sends
-//! it; over HTTP/2 hyper sends none, so the guard does.
+//! What is sent on a stream ahead of its response: interim responses of the upstream's, and `100 Continue` for a client that
+//! holds its body back until it is asked for (RFC 9110 §10.1.1).
+//!
+//! hyper sends none of it over HTTP/2, so the guard does. Sent when there is room for it, and not at all once the response
+//! has begun.
 
 use std::fmt;
 use std::task::Waker;
 
-use http::Request;
 use http::header::EXPECT;
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
 use super::ledger::SharedLedger;
+use crate::http::framing::interim;
 
-/// Asks for the body of one stream.
+/// One stream, to whoever has something to send on it ahead of its response. May be used from any task.
 #[derive(Clone)]
-pub struct Invitation {
+pub struct Aside {
     ledger: SharedLedger,
     stream: u32,
 }
 
-impl Invitation {
+impl Aside {
     pub(super) fn new(ledger: SharedLedger, stream: u32) -> Self {
         Self { ledger, stream }
     }
 
-    /// To be called by whoever waits for the body, from any task. By the time that it could be sent it may be needless:
-    /// then it is not.
-    pub fn send(self) {
-        let connection = self.ledger.lock().invite(self.stream);
+    pub(in crate::server) fn send(&self, interim: &Response<()>) {
+        let Some(frame) = interim::over_http2(self.stream, interim) else { return };
+        let connection = self.ledger.lock().interim(self.stream, frame);
         connection.into_iter().for_each(Waker::wake);
     }
 }
 
-impl fmt::Debug for Invitation {
+impl fmt::Debug for Aside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Invitation").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("Aside").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+/// Asks for the body of one stream.
+#[derive(Clone, Debug)]
+pub struct Invitation(pub(in crate::server) Aside);
+
+impl Invitation {
+    /// To be called by whoever waits for the body, from any task. By the time that it could be sent it may be needless:
+    /// then it is not.
+    pub fn send(self) {
+        let Aside { ledger, stream } = &self.0;
+        let connection = ledger.lock().invite(*stream);
+        connection.into_iter().for_each(Waker::wake);
     }
 }
 
