@@ -1,6 +1,7 @@
 //! HTTP/2 from clients: the same admission and the same strictness as over HTTP/1, stream by stream.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::harness::raw_h2::{self, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, block, head};
 use crate::harness::{
@@ -674,6 +675,33 @@ fn client_that_waits_to_be_asked_for_its_body_is_asked() {
     let request = gate.upstream().requests().remove(0);
     assert_eq!((request.body.as_slice(), request.has("expect")), (&b"held back"[..], false));
     assert!(check(&gate.root().get("/api/keys"), 200).text().contains("made after a while"));
+}
+
+#[test]
+fn client_that_holds_its_body_back_has_its_time_from_when_it_is_asked() {
+    let gate = Gate::with(|setup| {
+        let setup = setup.option("client", r#"body_timeout = "300ms""#);
+        setup.upstream("concurrency = 1").upstream(r#"queue_timeout = "1m""#)
+    });
+    let (reader, writer) = (gate.key(&["monitor:read"]), gate.telemetry_key().authorization());
+    gate.upstream().reply(Reply::bytes("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").hold().then("first"));
+    let mut first = gate.raw();
+    first.send(reader.render("GET", "/api/v1/query", &[], b""));
+    check(&first.read_head(), 200);
+    let mut raw = RawH2::with_table(gate.public(), &[]);
+    raw.request(1, &expecting("/api/v1/write", &writer), false);
+    gate.wait_for_metric("portcullis_upstream_queue_length{upstream=\"main\"}", 1.0);
+    assert!(!raw.stirs_within(Duration::from_millis(900)), "asked or given up in the queue");
+
+    gate.upstream().release();
+
+    assert_eq!(raw.read_kind(HEADERS).payload, CONTINUE);
+    raw.frame(raw_h2::DATA, END_STREAM, 1, b"held back");
+    assert_eq!(raw.status(), 200);
+    // Once it is asked it is not waited for without end.
+    raw.request(3, &expecting("/api/v1/write", &writer), false);
+    assert_eq!(raw.read_kind(HEADERS).payload, CONTINUE);
+    assert_eq!(raw.status(), 408);
 }
 
 #[test]

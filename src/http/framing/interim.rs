@@ -144,7 +144,7 @@ mod tests {
     fn interim_response_is_written_as_it_was_read() {
         assert_eq!(over_http1(&hints(2)).unwrap(), b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: bb\r\n\r\n");
         let frame = over_http2(5, &hints(2)).unwrap();
-        assert_eq!(frame[..9], [0, 0, 27, 1, 4, 0, 0, 0, 5]);
+        assert_eq!(frame[..9], [0, 0, 25, 1, 4, 0, 0, 0, 5]);
         assert_eq!(&frame[9..], b"\x08\x03103\x00\x04link\x04</a>\x00\x04link\x02bb");
     }
 

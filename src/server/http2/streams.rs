@@ -136,6 +136,9 @@ impl Streams {
         if let Some(stream) = self.listed.get_mut(&id) {
             stream.holds_back = false;
         }
+        if is_due {
+            self.await_body(id);
+        }
         is_due
     }
 
@@ -320,12 +323,12 @@ impl Streams {
         listed.into_iter().for_each(|id| self.await_body(id));
     }
 
-    /// A body is waited for while the client may send it and the response has not begun. Whoever reads slowly waits for
-    /// nobody.
+    /// A body is waited for while the client may send it, and has been asked for it if it waits for that, and the response
+    /// has not begun. Whoever reads slowly waits for nobody.
     fn await_body(&mut self, id: u32) {
         let Some(stream) = self.listed.get(&id) else { return };
         let Some(watch) = stream.watch.clone() else { return };
-        if stream.has_request_ended || stream.response != Progress::Awaited {
+        if stream.has_request_ended || stream.holds_back || stream.response != Progress::Awaited {
             return;
         }
         if stream.credit <= 0 || self.credit <= 0 {

@@ -221,6 +221,33 @@ impl RawH2 {
         self
     }
 
+    /// Whether anything about a request comes within `wait`: a head, a reset or a farewell.
+    pub fn stirs_within(&mut self, wait: Duration) -> bool {
+        let deadline = Instant::now() + wait;
+        let mut buffer = [0; 65_536];
+        loop {
+            let mut rest = &self.received[..];
+            while let Some((head, after)) = rest.split_at_checked(9) {
+                if matches!(head[3], HEADERS | RST_STREAM | GOAWAY) {
+                    return true;
+                }
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                rest = after.get(length..).unwrap_or_default();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.stream.socket().set_read_timeout(Some(left)).expect("read timeout");
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(length) => self.received.extend_from_slice(&buffer[..length]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
     #[track_caller]
     fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
         let deadline = Instant::now() + DEADLINE;
