@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::harness::{
-    Authority, Backend, Caller, DEADLINE, GATE, H2Load, H2Pace, Installation, Load, Pace, Process, Served,
-    ServiceManager, TlsClient, Wire, check, passing,
+    Authority, Backend, Caller, DEADLINE, GATE, H2Load, H2Pace, Installation, Load, Pace, Process, Reply, Served,
+    ServiceManager, TlsClient, Upstream, Wire, check, passing, until,
 };
 
 /// How often the gate is restarted under load, and under how many requests a second; `PORTCULLIS_RESTARTS=100@2000` sets
@@ -102,6 +102,89 @@ fn a_tls_handshake_on_its_way_is_finished_after_the_drain_began() {
         check_goes(wire, 200);
     }
     assert_eq!(served.process.wait().code, Some(0));
+}
+
+/// Begins a request over a connection of its own.
+fn begin(served: &Served, request: Vec<u8>) -> Wire {
+    let mut wire = Wire::connect(served.public);
+    wire.send(request);
+    wire
+}
+
+#[test]
+fn a_drain_waits_for_whoever_waits_for_its_turn_at_an_upstream() {
+    let installation =
+        Installation::with(|setup| setup.upstream("concurrency = 1").upstream(r#"queue_timeout = "1m""#));
+    let root = installation.init();
+    let mut served = installation.serve();
+    let request = served.caller(&root).render("GET", "/open/x", &[], b"");
+    installation.upstream().hold();
+    let mut first = begin(&served, request.clone());
+    installation.upstream().wait_for_requests(1);
+    let mut second = begin(&served, request);
+    let queued = "portcullis_upstream_queue_length{upstream=\"main\"} 1\n";
+    until("it waits", || served.ops_get("/metrics").text().contains(queued));
+
+    served.process.signal("TERM");
+    served.process.wait_for(|line| line.contains("draining"));
+    installation.upstream().release();
+
+    check_goes(&mut first, 200);
+    check_goes(&mut second, 200);
+    assert_eq!(served.process.wait().code, Some(0));
+}
+
+#[test]
+fn a_drain_waits_for_uploads_and_for_requests_that_are_sent_again() {
+    let (retried, other) = (Upstream::start(), Upstream::start());
+    let installation =
+        Installation::with(|setup| setup.targets([&retried, &other]).upstream(r#"balance = "first_available""#));
+    let root = installation.init();
+    let mut served = installation.serve();
+    let caller = served.caller(&root);
+    // The connection that its request is sent over ends under it, while the gate leaves.
+    retried.reply_on("/open/retried", Reply::default().hold().close());
+    let mut again = begin(&served, caller.render("GET", "/open/retried", &[], b""));
+    retried.wait_for_requests(1);
+    let length = [("Content-Length", "11")];
+    let mut upload = begin(&served, caller.render("POST", "/api/v1/write", &length, b""));
+    upload.send("half ");
+    retried.wait_for_bytes(b"half ");
+
+    served.process.signal("TERM");
+    served.process.wait_for(|line| line.contains("draining"));
+    retried.release();
+    upload.send("a body");
+
+    check_goes(&mut upload, 200);
+    check_goes(&mut again, 200);
+    assert_eq!(other.last().target, "/open/retried");
+    assert_eq!(served.process.wait().code, Some(0));
+}
+
+#[test]
+fn a_drain_waits_for_calls_of_the_key_api() {
+    let installation = Installation::new();
+    let root = installation.init();
+    let mut served = installation.serve();
+    let caller = served.caller(&root);
+    let body = r#"{"name": "made while it leaves", "kind": "telemetry"}"#;
+    let length = body.len().to_string();
+    let fields = [("Content-Length", length.as_str()), ("Content-Type", "application/json")];
+    let (first, rest) = body.split_at(9);
+    let mut call = begin(&served, caller.render("POST", "/api/keys", &fields, b""));
+    call.send(first);
+    let running = "portcullis_requests_in_flight 1\n";
+    until("the call runs", || served.ops_get("/metrics").text().contains(running));
+
+    served.process.signal("TERM");
+    served.process.wait_for(|line| line.contains("draining"));
+    call.send(rest);
+
+    check_goes(&mut call, 201);
+    assert_eq!(served.process.wait().code, Some(0));
+    let again = installation.serve();
+    assert!(check(&again.caller(&root).get("/api/keys"), 200).text().contains("made while it leaves"));
 }
 
 #[test]

@@ -637,6 +637,36 @@ fn the_ops_listener_speaks_tls_too() {
 }
 
 #[test]
+fn ops_listener_demands_subjects_and_takes_new_files_as_the_public_one_does() {
+    let (authority, clients) = (Authority::new("Test CA"), Authority::new("Clients"));
+    let certificate = authority.server("ops", &[GATE]);
+    let scraper = TlsClient::showing(&authority, &clients.client("scraper"));
+    let gate = Gate::with(|setup| {
+        [
+            format!("certificates = [{}]", certificate.toml()),
+            r#"client_auth = "required""#.to_owned(),
+            format!("client_ca = {:?}", clients.file()),
+            r#"client_subjects = ["CN=scraper,O=Example"]"#.to_owned(),
+        ]
+        .iter()
+        .fold(setup.option("tls", r#"reload_interval = "20ms""#), |setup, line| setup.option("tls.ops", line))
+    });
+    let ops = Caller::new(gate.ops(), None).over(Some(&scraper));
+    check(&ops.get("/metrics"), 200);
+    let other = TlsClient::showing(&authority, &clients.client("other")).refusal(gate.ops(), GATE);
+    assert!(other.contains("AccessDenied"), "{other}");
+    let without = TlsClient::trusting(&authority).refusal(gate.ops(), GATE);
+    assert!(without.contains("CertificateRequired"), "{without}");
+
+    std::fs::write(&certificate.cert, "junk").expect("writable");
+    let failed = "portcullis_tls_last_reload_successful{listener=\"ops\"} 0\n";
+    until("the failure is told", || ops.get("/metrics").text().contains(failed));
+    let new = authority.server("ops", &[GATE]).certificate();
+    until("the new certificate is shown", || scraper.certificate_shown(gate.ops(), GATE) == new);
+    check(&ops.get("/-/ready"), 200);
+}
+
+#[test]
 fn a_configuration_that_cannot_work_is_refused_with_its_place() {
     let authority = Authority::new("Test CA");
     let (one, two) = (authority.server("one", &[GATE]), authority.server("two", &[GATE]));

@@ -229,6 +229,14 @@ impl Installation {
         Self::served(command)
     }
 
+    /// Runs `serve` until it listens, with a variable in its environment.
+    #[track_caller]
+    pub fn serve_with(&self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Served {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(self.arguments("serve")).env(name, value).stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::served(command)
+    }
+
     /// Runs `serve` until it listens, as the child of a service manager.
     #[track_caller]
     pub fn serve_under(&self, manager: &ServiceManager) -> Served {

@@ -22,6 +22,21 @@ fn check_refused(pair: &Pair, trusted: &Authority) {
 }
 
 #[test]
+fn without_an_authority_of_its_own_an_upstream_is_verified_by_those_of_the_system() {
+    let (known, other) = (Authority::new("known"), Authority::new("other"));
+    let upstream = Upstream::start();
+    let front = front(&known, &[("http/1.1", upstream.address())]);
+    let installation = Installation::with(|setup| setup.upstream_url(&format!("https://localhost:{}", front.port())));
+    let root = installation.init();
+    for (system, status) in [(&known, 200), (&other, 502)] {
+        // Where the system keeps them, as OpenSSL and others are told too.
+        let served = installation.serve_with("SSL_CERT_FILE", system.file());
+        check(&served.caller(&root).get("/open/x"), status);
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
 fn an_upstream_of_an_unknown_authority_is_502() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     check_refused(&other.server("upstream", &["localhost"]), &ours);
