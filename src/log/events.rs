@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use http::Version;
 use tracing::info;
 
 use crate::key::{KeyId, KeyRecord};
@@ -21,6 +22,7 @@ pub struct Access<'a> {
     pub request_id: &'a dyn Display,
     pub client: IpAddr,
     pub method: &'a str,
+    pub protocol: Version,
     /// The pattern as configured, never the path: paths may hold credentials.
     pub route: &'a str,
     pub status: u16,
@@ -50,6 +52,7 @@ impl Access<'_> {
             request_id = %self.request_id,
             client.address = %self.client,
             method,
+            protocol = ?self.protocol,
             route = self.route,
             status = self.status,
             complete = self.complete,

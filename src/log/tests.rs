@@ -70,6 +70,7 @@ fn access(method: &str) -> Access<'_> {
         request_id: &"r1",
         client: [192, 0, 2, 1].into(),
         method,
+        protocol: http::Version::HTTP_2,
         route: "GET /api/{id}",
         status: 200,
         key: Some(key()),
@@ -151,7 +152,8 @@ fn access_line_has_its_fields_and_numbers_are_numbers() {
     assert_eq!(event["target"], "access");
     assert_eq!(event["request_id"], "r1");
     assert_eq!(event["client.address"], "192.0.2.1");
-    assert_eq!([&event["method"], &event["route"]], ["GET", "GET /api/{id}"]);
+    let texts = ["method", "protocol", "route"].map(|name| event[name].as_str().unwrap());
+    assert_eq!(texts, ["GET", "HTTP/2.0", "GET /api/{id}"]);
     assert_eq!(event["key.id"], "pcl_0123456789AB");
     let numbers = ["status", "bytes", "gate_us", "upstream_us"].map(|name| event[name].as_u64().unwrap());
     assert_eq!(numbers, [200, 12, 34, 56]);

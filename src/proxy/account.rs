@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request};
+use http::{Method, Request, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::http::RequestId;
@@ -59,6 +59,7 @@ pub(super) struct Account {
 
 struct AccessLine {
     method: Option<Method>,
+    protocol: Version,
     route: Option<Arc<str>>,
     tls: Option<Arc<TlsPeer>>,
 }
@@ -68,8 +69,8 @@ impl Account {
         metrics.request_started();
         // A stand-in for what was no request has no method of its own.
         let method = exchange.malformed().is_none().then(|| request.method().clone());
-        let line =
-            gate.access_log.then_some(AccessLine { method, route: None, tls: exchange.connection().tls.clone() });
+        let (protocol, tls) = (request.version(), &exchange.connection().tls);
+        let line = gate.access_log.then(|| AccessLine { method, protocol, route: None, tls: tls.clone() });
         Self {
             metrics: Arc::clone(metrics),
             counts: Arc::clone(&gate.unmatched),
@@ -131,6 +132,7 @@ impl Account {
             request_id: &self.request_id.unwrap_or_default(),
             client: self.client,
             method: line.method.as_ref().map_or("-", Method::as_str),
+            protocol: line.protocol,
             route: line.route.as_deref().unwrap_or(NO_ROUTE),
             status: self.status,
             key: self.key,

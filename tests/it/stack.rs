@@ -285,9 +285,17 @@ impl Stack {
         }
     }
 
-    /// Over TLS HTTP/2 is negotiated, by the agents (not by each: whoever sets up TLS in Go by hand has to ask for it) and
+    /// Over TLS HTTP/2 is negotiated, by Prometheus for both of its directions (vmagent and vmalert do not ask for it) and
     /// by amtool, which has not been run yet. In clear text nobody speaks it.
-    fn check_protocols(&self) {
+    fn check_protocols(&mut self) {
+        let expected = if self.front.client().is_some() { "HTTP/2.0" } else { "HTTP/1.1" };
+        for file in ["prometheus.key", "scrape.key"] {
+            let key = std::fs::read_to_string(self.folder.path().join(file)).expect("readable");
+            let id = format!("\"key.id\":\"{}\"", &key[..16]);
+            let of_key = |line: &str| line.contains("\"target\":\"access\"") && line.contains(&id);
+            let line = self.served.process.wait_for(of_key);
+            assert_eq!(json(&line)["protocol"], expected, "{file}: {line}");
+        }
         let metrics = || self.served.ops_get("/metrics").text();
         let over_http2 = || {
             let metrics = metrics();

@@ -72,6 +72,7 @@ pub(super) fn configured(setup: Setup, places: &Places) -> Setup {
         .option("scopes", r#""alerts:read" = "See alerts""#)
         .option("scopes", r#""alerts:write" = "Post alerts and silences""#)
         .option("requests", "limit_status = 503")
+        .option("log", "access = true")
         .no_routes()
         .upstream_url(&format!("http://{}", places.database))
         .route("POST /api/v1/write", r#""metrics:write""#)
