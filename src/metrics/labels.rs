@@ -111,6 +111,8 @@ labels! {
         CertificateMissing = "certificate_missing",
         /// The client's certificate is none of the trusted authorities', or not for this use.
         CertificateRefused = "certificate_refused",
+        /// The client's certificate is on its authority's list of revoked ones.
+        CertificateRevoked = "certificate_revoked",
         /// The client went away.
         Closed = "closed",
         /// No cipher suite, key exchange or signature in common.

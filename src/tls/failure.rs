@@ -42,6 +42,7 @@ fn of_certificate(error: &CertificateError) -> TlsFailure {
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet
         | CertificateError::NotValidYetContext { .. } => TlsFailure::CertificateExpired,
+        CertificateError::Revoked => TlsFailure::CertificateRevoked,
         _ => TlsFailure::CertificateRefused,
     }
 }

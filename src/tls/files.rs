@@ -10,7 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 /// More than any bundle of certificates has; a path that was mixed up must not fill the memory.
@@ -43,8 +43,12 @@ pub enum Error {
     NotPem { path: PathBuf, source: pem::Error },
     #[error("the system has no root certificates; install its ca-certificates package or set ca")]
     NoSystemRoots,
+    #[error("{} holds no revocation list; it must hold PEM text with BEGIN X509 CRL", .path.display())]
+    NoRevocations { path: PathBuf },
     #[error("server_name \"{0}\" is neither a host name nor an address")]
     ServerName(String),
+    #[error("a revocation list in {} cannot be used", .path.display())]
+    Revocations { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{} is larger than 4 MiB, which no file of certificates or keys is", .path.display())]
     TooLarge { path: PathBuf },
     #[error("cannot read {}", .path.display())]
@@ -111,6 +115,17 @@ impl Reader {
         match certificates {
             Ok(certificates) if certificates.is_empty() => Err(Error::NoCertificate { path: path.to_owned() }),
             Ok(certificates) => Ok(certificates),
+            Err(source) => Err(Error::NotPem { path: path.to_owned(), source }),
+        }
+    }
+
+    /// The revocation lists in a file; at least one.
+    pub(super) fn revocations(&mut self, path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
+        let text = self.read(path)?;
+        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+        match lists {
+            Ok(lists) if lists.is_empty() => Err(Error::NoRevocations { path: path.to_owned() }),
+            Ok(lists) => Ok(lists),
             Err(source) => Err(Error::NotPem { path: path.to_owned(), source }),
         }
     }

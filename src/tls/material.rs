@@ -1,5 +1,6 @@
 //! From a listener's settings and files to what handshakes are made with.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -26,6 +27,7 @@ pub enum Place {
 const CERTIFICATES: Place = Place::Option("certificates");
 const CLIENT_AUTH: Place = Place::Option("client_auth");
 const CLIENT_CA: Place = Place::Option("client_ca");
+const CLIENT_CRL: Place = Place::Option("client_crl");
 
 /// Everything that a listener's handshakes need, as its files were at one time.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ impl Material {
         if named.is_empty() {
             return Err((CERTIFICATES, Error::NoCertificates));
         }
-        let verifier = verifier(settings, &mut reader, &provider).map_err(|error| (CLIENT_CA, error))?;
+        let verifier = verifier(settings, &mut reader, &provider)?;
         let config = config(settings, alpn, provider, verifier, ByName::new(named));
         let config = Arc::new(config.map_err(|error| (CERTIFICATES, error.into()))?);
         Ok(Self { settings: settings.clone(), config, certificates, identities, fingerprint: reader.fingerprint() })
@@ -78,13 +80,14 @@ impl Material {
 /// Of all files that the settings name.
 pub(super) fn identities(settings: &ServerSettings) -> Vec<Identity> {
     let own = settings.certificates.iter().flat_map(|files| [&files.cert, &files.key]);
-    own.chain(&settings.client_ca).map(|path| Identity::of(path)).collect()
+    own.chain(&settings.client_ca).chain(&settings.client_crl).map(|path| Identity::of(path)).collect()
 }
 
 fn check_client_options(settings: &ServerSettings) -> Result<(), (Place, Error)> {
     let unused = |option| Err((Place::Option(option), Error::ClientAuthOff { option }));
     match (settings.client_auth, &settings.client_ca) {
         (ClientAuth::Off, Some(_)) => unused("client_ca"),
+        (ClientAuth::Off, None) if settings.client_crl.is_some() => unused("client_crl"),
         (ClientAuth::Off, None) if !settings.client_subjects.is_empty() => unused("client_subjects"),
         (ClientAuth::Optional | ClientAuth::Required, None) => Err((CLIENT_AUTH, Error::ClientAuthority)),
         _ => Ok(()),
@@ -108,20 +111,32 @@ fn verifier(
     settings: &ServerSettings,
     reader: &mut Reader,
     provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<dyn ClientCertVerifier>>, Error> {
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, (Place, Error)> {
     let Some(path) = &settings.client_ca else { return Ok(None) };
-    let roots = Arc::new(reader.authorities(path)?);
+    let roots = Arc::new(reader.authorities(path).map_err(|error| (CLIENT_CA, error))?);
     let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
     if settings.client_auth == ClientAuth::Optional {
         builder = builder.allow_unauthenticated();
     }
-    let unusable =
-        |source: VerifierBuilderError| Error::Certificate { path: path.clone(), number: 1, source: source.into() };
-    let authorities = builder.build().map_err(unusable)?;
+    if let Some(path) = &settings.client_crl {
+        // A certificate of an authority without a list is refused, as by OpenSSL: a list that was forgotten must be noticed.
+        let lists = reader.revocations(path).map_err(|error| (CLIENT_CRL, error))?;
+        builder = builder.with_crls(lists);
+    }
+    let authorities = builder.build().map_err(|error| unusable(settings, path, error))?;
     if settings.client_subjects.is_empty() {
         return Ok(Some(authorities));
     }
     Ok(Some(Arc::new(ListedSubjects { authorities, subjects: settings.client_subjects.clone() })))
+}
+
+fn unusable(settings: &ServerSettings, authorities: &Path, error: VerifierBuilderError) -> (Place, Error) {
+    match (&error, &settings.client_crl) {
+        (VerifierBuilderError::InvalidCrl(_), Some(path)) => {
+            (CLIENT_CRL, Error::Revocations { path: path.clone(), source: error.into() })
+        }
+        _ => (CLIENT_CA, Error::Certificate { path: authorities.to_owned(), number: 1, source: error.into() }),
+    }
 }
 
 fn config(

@@ -29,6 +29,8 @@ settings! {
         pub client_auth: ClientAuth = ClientAuth::Off,
         /// PEM certificates of the authorities that issue those of clients.
         pub client_ca: Option<PathBuf> = None,
+        /// PEM lists of the client certificates that their authorities have revoked: one list of each authority.
+        pub client_crl: Option<PathBuf> = None,
         /// The only subjects that a client's certificate may have; empty: any.
         pub client_subjects: Vec<Subject> = Vec::new(),
     }
@@ -40,7 +42,7 @@ impl Settings {
         let servers = [&self.public, &self.ops].into_iter().flatten();
         servers.flat_map(|server| {
             let own = server.certificates.iter().flat_map(|pair| [&*pair.cert, &*pair.key]);
-            own.chain(server.client_ca.as_deref())
+            own.chain(server.client_ca.as_deref()).chain(server.client_crl.as_deref())
         })
     }
 
@@ -51,7 +53,7 @@ impl Settings {
                 files.cert = folder.join(&files.cert);
                 files.key = folder.join(&files.key);
             }
-            if let Some(path) = &mut server.client_ca {
+            for path in [&mut server.client_ca, &mut server.client_crl].into_iter().flatten() {
                 *path = folder.join(&path);
             }
         }

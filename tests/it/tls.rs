@@ -411,6 +411,48 @@ fn only_listed_subjects_are_let_in() {
 }
 
 #[test]
+fn revoked_client_certificates_are_refused_and_new_lists_count_without_a_restart() {
+    let (clients, others) = (Authority::new("Clients"), Authority::new("Others"));
+    let numbered =
+        |name: &str, serial: u64| clients.client_with(name, |params| params.serial_number = Some(serial.into()));
+    let (caller, first, second) = (numbered("caller", 1), numbered("first", 2), numbered("second", 3));
+    let both = clients.folder().join("both.pem");
+    let authorities = [clients.file(), others.file()].map(|file| std::fs::read_to_string(file).expect("readable"));
+    std::fs::write(&both, authorities.concat()).expect("writable");
+    let list = clients.revoke(&[2]);
+    let rig = Rig::with(|authority, setup| {
+        setup
+            .option("tls", r#"reload_interval = "20ms""#)
+            .option("tls.public", r#"client_auth = "required""#)
+            .option("tls.public", &format!("client_ca = {both:?}"))
+            .option("tls.public", &format!("client_crl = {list:?}"))
+            .callers(&TlsClient::showing(authority, &caller))
+    });
+    let showing = |pair: &Pair| TlsClient::with(&rig.authority, Some(pair), &[&TLS13]);
+    check(&rig.gate.anonymous().get("/public/x"), 200);
+    let refusal = showing(&first).refusal(rig.public(), GATE);
+    assert!(refusal.contains("CertificateRevoked"), "{refusal}");
+    rig.check_failed("certificate_revoked");
+    // Nothing is known of what an authority without a list has revoked.
+    let refusal = showing(&others.client("unlisted")).refusal(rig.public(), GATE);
+    assert!(refusal.contains("received fatal alert"), "{refusal}");
+
+    let client = showing(&second);
+    assert!(!client.resumes(rig.public(), PUBLIC));
+    assert!(client.resumes(rig.public(), PUBLIC));
+    clients.revoke(&[2, 3]);
+
+    until("the new list counts, for old sessions too", || {
+        rig.failures("certificate_revoked") >= 2.0 || {
+            is_let_in(&client, rig.public());
+            false
+        }
+    });
+    assert!(!is_let_in(&client, rig.public()));
+    check(&rig.gate.anonymous().get("/public/x"), 200);
+}
+
+#[test]
 fn sessions_are_resumed_and_their_client_stays_known() {
     for version in [&TLS12, &TLS13] {
         let clients = Authority::new("Clients");
@@ -675,9 +717,12 @@ fn a_configuration_that_cannot_work_is_refused_with_its_place() {
     std::fs::write(&junk, "junk").expect("writable");
     let good = format!("certificates = [{}]", one.toml());
     let ca = format!("client_ca = {:?}", authority.file());
+    let auth = "client_auth = \"required\"".to_owned();
+    let broken = authority.folder().join("broken.pem");
+    std::fs::write(&broken, "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n").expect("writable");
     let mixed = Pair { cert: one.cert.clone(), key: two.key.clone() };
     let files = |cert, key| Pair { cert, key };
-    let cases: [(Vec<String>, &str); 13] = [
+    let cases: [(Vec<String>, &str); 17] = [
         (vec![], "there are no certificates"),
         (vec![format!("certificates = [{}]", mixed.toml())], "is not the one that the certificate"),
         (
@@ -696,6 +741,16 @@ fn a_configuration_that_cannot_work_is_refused_with_its_place() {
         (vec!["certificates = [{ cert = \"x.pem\" }]".to_owned()], "must be like {"),
         (vec![good.clone(), "client_auth = \"required\"".to_owned()], "client_ca is not"),
         (vec![good.clone(), ca.clone()], "client_ca has no effect"),
+        (vec![good.clone(), format!("client_crl = {:?}", authority.file())], "client_crl has no effect"),
+        (
+            vec![good.clone(), auth.clone(), ca.clone(), format!("client_crl = {:?}", authority.file())],
+            "ca.pem holds no revocation list",
+        ),
+        (
+            vec![good.clone(), auth.clone(), ca.clone(), "client_crl = \"/none.pem\"".to_owned()],
+            "cannot read /none.pem",
+        ),
+        (vec![good.clone(), auth.clone(), ca.clone(), format!("client_crl = {broken:?}")], "list in"),
         (vec![good.clone(), "client_subjects = [\"CN=x\"]".to_owned()], "client_subjects has no effect"),
         (vec![good.clone(), "client_subjects = [\"prometheus\"]".to_owned()], "is no subject such as"),
         (vec![good.clone(), "min_version = \"1.1\"".to_owned()], "must be \"1.2\" or \"1.3\""),
