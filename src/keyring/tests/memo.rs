@@ -55,7 +55,7 @@ async fn remembered_key_is_narrow_from_the_update_on() {
 
 #[tokio::test]
 async fn remembered_key_in_doubt_is_neither_admitted_nor_called_invalid() {
-    let settings = Settings { lookup_timeout: Duration::from_millis(20), ..Settings::default() };
+    let settings = Settings { lookup_timeout: Duration::from_millis(300), ..Settings::default() };
     let ring = Ring::with(settings).await;
     let (narrowed, deleted) = (ring.key(&["monitor:read", "issue:read"]).await, ring.key(&["monitor:read"]).await);
     remembered(&ring, &narrowed).await;
