@@ -47,7 +47,11 @@ impl Folder {
 
     /// Takes hold of a directory that may or may not be there yet.
     pub(super) fn created(path: &Path) -> Result<Self, StoreError> {
+        // The names of new directories on the way are lost as easily as the last.
+        let above = path.ancestors().skip(1);
+        let new: Vec<&Path> = above.take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
+        new.into_iter().try_for_each(sync_parent)?;
         let folder = Self::hold(path)?;
         folder.restrict(path, 0o700)?;
         // One that was cut off is taken for damage. Without the database's file nothing has been built upon it.
@@ -152,7 +156,7 @@ impl Folder {
     /// Makes the presence of the files durable.
     pub(super) fn sync_names(&self) -> Result<(), StoreError> {
         sync_directory(&self.path)?;
-        self.path.canonicalize().ok().as_deref().and_then(Path::parent).map_or(Ok(()), sync_directory)
+        sync_parent(&self.path)
     }
 
     /// The last revision that was acknowledged, as far as the mark knows: it may be behind, never ahead.
@@ -195,6 +199,11 @@ pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
 
 fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(at(path))
+}
+
+/// Makes durable that the directory is where it is.
+fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    path.canonicalize().ok().as_deref().and_then(Path::parent).map_or(Ok(()), sync_directory)
 }
 
 fn remove_if_present(path: &Path) -> Result<(), StoreError> {

@@ -11,12 +11,17 @@ use crate::harness::{check, is_installed, read_trace, traced};
 /// What the store can do without: the mark may be behind, the lock is the process's own, a snapshot only saves time.
 const MAY_BE_BEHIND: [&str; 3] = ["portcullis.mark", "portcullis.lock", "snap."];
 
+/// Below directories that are not there yet either.
+const STORE: &str = "lib/portcullis/data";
+
 #[test]
 fn every_change_is_synced_between_its_write_and_its_answer() {
     if !is_installed("strace") {
         return;
     }
-    let installation = Installation::with(|setup| setup.option("keys", r#"last_used_flush = "1h""#));
+    let installation = Installation::with(|setup| {
+        setup.option("keys", r#"last_used_flush = "1h""#).option("store", &format!("path = {STORE:?}"))
+    });
     let (root, made) = recorded(&installation, |trace| {
         let exit = Process::spawn(traced(&installation.program("init"), trace)).wait();
         assert_eq!(exit.code, Some(0), "{exit:?}");
@@ -27,7 +32,7 @@ fn every_change_is_synced_between_its_write_and_its_answer() {
     let ((), changed) = recorded(&installation, |trace| {
         let served = installation.serve_traced(trace);
         change_in_every_way(&served, &root);
-        installation.end_traced(served);
+        installation.end_traced(served, STORE);
     });
     hold(&changed, CHANGES);
 }
@@ -38,12 +43,14 @@ fn a_key_from_a_root_key_file_is_synced_before_anything_is_served() {
         return;
     }
     let secret = Process::run(&["keygen"]).stdout.trim_end().to_owned();
-    let installation = Installation::with(|setup| setup.option("keys", r#"root_key_file = "root.key""#));
+    let installation = Installation::with(|setup| {
+        setup.option("keys", r#"root_key_file = "root.key""#).option("store", &format!("path = {STORE:?}"))
+    });
     std::fs::write(installation.folder().join("root.key"), &secret).expect("writable");
     let ((), made) = recorded(&installation, |trace| {
         let served = installation.serve_traced(trace);
         check(&served.caller(&secret).get("/api/keys/self"), 200);
-        installation.end_traced(served);
+        installation.end_traced(served, STORE);
     });
     hold(&made, 1);
 }
@@ -71,7 +78,7 @@ struct Recording {
 
 fn recorded<T>(installation: &Installation, run: impl FnOnce(&Path) -> T) -> (T, Recording) {
     let trace = tempfile::NamedTempFile::new().expect("a temporary file");
-    let store = installation.folder().join("data");
+    let store = installation.folder().join(STORE);
     let entries: Vec<_> = std::fs::read_dir(&store).map(|entries| entries.flatten().collect()).unwrap_or_default();
     let names = entries.iter().map(std::fs::DirEntry::path).collect();
     let result = run(trace.path());
@@ -133,7 +140,8 @@ impl Recording {
 
     fn needs(&self, path: &Path) -> bool {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        path.starts_with(&self.store) && !MAY_BE_BEHIND.iter().any(|behind| name.starts_with(behind))
+        (path.starts_with(&self.store) || self.store.starts_with(path))
+            && !MAY_BE_BEHIND.iter().any(|behind| name.starts_with(behind))
     }
 
     /// Whether a sync of the path began after one line and had ended before another.

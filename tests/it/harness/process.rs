@@ -238,11 +238,12 @@ impl Installation {
         Self::served(command)
     }
 
-    /// Ends a gate whose calls are recorded, and with it the recording.
+    /// Ends a gate whose calls are recorded, which has its store there, and with it the recording.
     #[track_caller]
-    pub fn end_traced(&self, served: Served) {
+    pub fn end_traced(&self, served: Served, store: &str) {
         use rustix::process::{Pid, Signal, kill_process};
-        let holder = std::fs::read_to_string(self.folder().join("data/portcullis.lock")).expect("a running gate");
+        let holder =
+            std::fs::read_to_string(self.folder().join(store).join("portcullis.lock")).expect("a running gate");
         let pid = holder.trim().parse().ok().and_then(Pid::from_raw).expect("the number of a process");
         kill_process(pid, Signal::TERM).expect("a running gate");
         let exit = served.process.wait();
