@@ -26,9 +26,13 @@ const WRITERS: usize = 3;
 /// Filled, cleaned and used again sooner than the segments of new stores.
 const SHORT_SEGMENT_BYTES: usize = 64 * 1024;
 
+fn kills() -> usize {
+    std::env::var("PORTCULLIS_KILLS").map_or(KILLS, |count| count.parse().expect("a number"))
+}
+
 #[test]
 fn every_acknowledged_change_is_there_after_each_kill() {
-    let kills = std::env::var("PORTCULLIS_KILLS").map_or(KILLS, |count| count.parse().expect("a number"));
+    let kills = kills();
     let seed = Dice::seed_from("PORTCULLIS_SEED");
     println!("PORTCULLIS_SEED={seed}");
     std::thread::scope(|scope| {
@@ -43,7 +47,7 @@ fn every_acknowledged_change_is_there_after_each_kill() {
 #[test]
 fn a_first_start_that_was_killed_can_be_made_again() {
     let mut dice = Dice::new(Dice::seed_from("PORTCULLIS_SEED"));
-    for _ in 0..5 {
+    for _ in 0..kills() / 20 {
         kill_init(&mut dice);
         kill_first_start(&mut dice);
     }

@@ -33,6 +33,19 @@ enum Found {
     Revision(u64),
 }
 
+/// What a store of a recording may hold.
+struct Expected<'r> {
+    states: &'r [State],
+    /// Of all keys that there ever were.
+    ids: BTreeSet<&'r String>,
+}
+
+impl<'r> Expected<'r> {
+    fn of(recording: &'r Recording) -> Self {
+        Self { states: &recording.states, ids: recording.states.iter().flat_map(State::keys).collect() }
+    }
+}
+
 #[test]
 fn every_acknowledged_change_is_there_after_the_power_went() {
     if !is_installed("strace") {
@@ -62,14 +75,11 @@ fn every_acknowledged_change_is_there_after_the_power_went_again_during_the_next
     let mut dice = Dice::new(Dice::seed_from("PORTCULLIS_SEED"));
     for _ in 0..2 + images() / 1_000 {
         let cut = recording.cut(&moments[moments.len() / 4..], &mut dice) + moments.len() / 4;
-        check_all(&Recording::of_start_after(recording, cut, &mut dice, &|image| match check(
-            image,
-            &recording.states,
-            0,
-        ) {
+        let revision_of = |image: &Path| match check(image, &Expected::of(recording), 0) {
             Ok(Found::Revision(revision)) => revision,
             found => panic!("image of moment {cut}: {found:?}"),
-        }));
+        };
+        check_all(&Recording::of_start_after(recording, cut, &mut dice, &revision_of));
     }
 }
 
@@ -143,7 +153,7 @@ fn try_images(recording: &Recording, images: usize, counts: &(dyn Fn(&Path) -> b
 }
 
 fn try_some(recording: &Recording, seed: u64, numbers: Vec<usize>, counts: &dyn Fn(&Path) -> bool) -> Tally {
-    let moments = recording.moments();
+    let (moments, expected) = (recording.moments(), Expected::of(recording));
     let mut cuts: Vec<(usize, usize, Dice)> = numbers
         .into_iter()
         .map(|number| {
@@ -160,7 +170,7 @@ fn try_some(recording: &Recording, seed: u64, numbers: Vec<usize>, counts: &dyn 
             let image = target.path().join("data");
             disk.write_image(&recording.store, &mut dice, &image);
             tally.images += 1;
-            let found = check(&image, &recording.states, acknowledged);
+            let found = check(&image, &expected, acknowledged);
             let result = match found {
                 Ok(Found::Revision(revision)) if number % 4 == 0 => goes_on(&image, revision).and(found),
                 found => found,
@@ -205,10 +215,10 @@ fn scratch() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a temporary folder")
 }
 
-fn check(image: &Path, states: &[State], acknowledged: u64) -> Result<Found, String> {
+fn check(image: &Path, expected: &Expected<'_>, acknowledged: u64) -> Result<Found, String> {
     let settings = Settings { path: image.to_owned(), ..Settings::default() };
     let found = match unlocked(|| SledStore::open(&settings)) {
-        Ok(store) => held(&store, states)?,
+        Ok(store) => held(&store, expected)?,
         Err(StoreError::Missing { .. }) => Found::NoStore,
         Err(error) => return Err(format!("does not open: {error:?}")),
     };
@@ -265,10 +275,10 @@ fn unlocked<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError
 }
 
 /// What a store holds must be all changes up to its revision and nothing of later ones.
-fn held(store: &SledStore, states: &[State]) -> Result<Found, String> {
+fn held(store: &SledStore, expected: &Expected<'_>) -> Result<Found, String> {
     let told = |error: StoreError| format!("cannot be read: {error:?}");
     let revision = store.revision().map_err(told)?;
-    let Some(expected) = usize::try_from(revision).ok().and_then(|revision| states.get(revision)) else {
+    let Some(state) = usize::try_from(revision).ok().and_then(|revision| expected.states.get(revision)) else {
         return Err(format!("revision {revision} was never made"));
     };
     let mut found = State::new();
@@ -276,15 +286,14 @@ fn held(store: &SledStore, states: &[State]) -> Result<Found, String> {
         found.insert(record.id.to_string(), recording::facts(&record));
     };
     store.scan(keep).map_err(told)?;
-    if found != *expected {
-        return Ok(Found::Lost(format!("revision {revision} has {found:?} for {expected:?}")));
+    if found != *state {
+        return Ok(Found::Lost(format!("revision {revision} has {found:?} for {state:?}")));
     }
     let logged = store.changes(revision.saturating_sub(1), 2).map_err(told)?;
     if revision > 0 && logged.iter().map(|change| change.revision).ne([revision]) {
         return Ok(Found::Lost(format!("the log of revision {revision} has {logged:?}")));
     }
-    let ids: BTreeSet<&String> = states.iter().flat_map(State::keys).collect();
-    for id in ids.into_iter().filter(|id| !found.contains_key(*id)) {
+    for id in expected.ids.iter().filter(|id| !found.contains_key(**id)) {
         if store.last_used(&id.parse().expect("an id")).map_err(told)?.is_some() {
             return Ok(Found::Lost(format!("a time of last use without its key {id}")));
         }

@@ -79,7 +79,7 @@ impl Recording {
             recording.take(folder, |trace| {
                 let served = installation.serve_traced(trace);
                 (0..plan.changes).for_each(|_| changes.make_one(&served));
-                installation.end_traced(served);
+                installation.end_traced(served, "data");
             });
         }
         recording.states = changes.states;
@@ -96,7 +96,7 @@ impl Recording {
         recording.take(folder, |trace| {
             let served = installation.serve_traced(trace);
             check(&served.caller(&secret).get("/api/keys/self"), 200);
-            installation.end_traced(served);
+            installation.end_traced(served, "data");
         });
         recording.states = Changes::new(&secret, 1).states;
         recording
@@ -131,7 +131,7 @@ impl Recording {
             let listed = check(&served.caller(&before.root).get("/api/keys"), 200).json();
             assert_eq!(listed["total_count"], changes.state.len());
             (0..AFTER_START).for_each(|_| changes.make_one(&served));
-            installation.end_traced(served);
+            installation.end_traced(served, "data");
         });
         recording.states = changes.states;
         recording
