@@ -68,7 +68,7 @@ fn settings(path: &Path) -> Settings {
 /// The database under the store. One that was closed a moment ago may still be held by its own threads.
 fn bare_database(settings: &Settings) -> ::sled::Db {
     loop {
-        match ::sled::open(&settings.path) {
+        match ::sled::Config::new().path(&settings.path).segment_size(4 * 1024 * 1024).open() {
             Err(::sled::Error::Io(_)) => std::thread::yield_now(),
             opened => return opened.unwrap(),
         }
@@ -281,6 +281,27 @@ fn half_written_snapshot_does_not_keep_the_store_from_opening() {
     let record = create(&store);
     drop(store);
     fs::write(settings.path.join("snap.FFFFFFFFFFFFFFFF.generating"), b"cut").unwrap();
+    let store = SledStore::open(&settings).unwrap();
+    same(store.record(&record.id).unwrap().as_ref(), Some(&record));
+}
+
+#[test]
+fn configuration_of_the_database_is_the_one_that_it_would_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    drop(SledStore::create(&settings).unwrap());
+    let config = ::sled::Config::new().path(directory.path().join("its own")).segment_size(4 * 1024 * 1024);
+    drop(config.open().unwrap());
+    let ours = fs::read(settings.path.join("conf")).unwrap();
+    assert_eq!(ours, fs::read(directory.path().join("its own/conf")).unwrap());
+}
+
+#[test]
+fn store_with_the_segments_of_an_older_release_opens() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    drop(::sled::Config::new().path(&settings.path).open().unwrap());
+    let record = create(&SledStore::create(&settings).unwrap());
     let store = SledStore::open(&settings).unwrap();
     same(store.record(&record.id).unwrap().as_ref(), Some(&record));
 }

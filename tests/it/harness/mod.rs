@@ -17,7 +17,10 @@
 
 mod answer;
 mod caller;
+mod dice;
+mod disk;
 mod faulty_store;
+mod file_calls;
 mod front;
 mod gate;
 mod h2;
@@ -40,7 +43,10 @@ use std::time::{Duration, Instant};
 
 pub use answer::Answer;
 pub use caller::{Caller, basic};
+pub use dice::Dice;
+pub use disk::{Disk, Moment, moments};
 pub use faulty_store::FaultyStore;
+pub use file_calls::{Effect, FileCall, read_trace, traced};
 pub use front::{TlsFront, UnixFront, dead_socket};
 pub use gate::Gate;
 pub use h2::{H2Call, H2Client};

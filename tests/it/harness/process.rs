@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::DEADLINE;
 use super::caller::Caller;
+use super::file_calls::traced;
 use super::service::{self, ServiceManager};
 use super::setup::Setup;
 use super::upstream::Upstream;
@@ -237,6 +238,33 @@ impl Installation {
         Self::served(command)
     }
 
+    /// Runs `serve` until it listens, its calls recorded in `trace`. What is signalled is the recorder.
+    #[track_caller]
+    pub fn serve_traced(&self, trace: &Path) -> Served {
+        let mut command = traced(&self.program("serve"), trace);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::served(command)
+    }
+
+    /// Ends a gate whose calls are recorded, which has its store there, and with it the recording.
+    #[track_caller]
+    pub fn end_traced(&self, served: Served, store: &str) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let holder =
+            std::fs::read_to_string(self.folder().join(store).join("portcullis.lock")).expect("a running gate");
+        let pid = holder.trim().parse().ok().and_then(Pid::from_raw).expect("the number of a process");
+        kill_process(pid, Signal::TERM).expect("a running gate");
+        let exit = served.process.wait();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+    }
+
+    /// The program and its arguments for a command that takes `--config`.
+    pub fn program(&self, command: &str) -> Vec<String> {
+        let mut program = vec![env!("CARGO_BIN_EXE_portcullis").to_owned()];
+        program.extend(self.arguments(command));
+        program
+    }
+
     /// Runs `serve` until it listens, as the child of a service manager.
     #[track_caller]
     pub fn serve_under(&self, manager: &ServiceManager) -> Served {
@@ -265,9 +293,7 @@ impl Installation {
 
     /// The command that [`Installation::serve_passing`] runs.
     pub fn command_passing(&self, sockets: &[(&str, &dyn AsFd)]) -> Command {
-        let mut program = vec![env!("CARGO_BIN_EXE_portcullis").to_owned()];
-        program.extend(self.arguments("serve"));
-        service::passing(&program, sockets)
+        service::passing(&self.program("serve"), sockets)
     }
 
     #[track_caller]
