@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::harness::{
-    Caller, DEADLINE, FaultyStore, Gate, H2Client, Installation, Process, Reply, Served, check, check_problem,
+    Caller, DEADLINE, FaultyStore, Gate, H2Client, Installation, Process, Reply, Served, Wire, check, check_problem,
 };
 
 const QUERY: &str = "/api/v1/query";
@@ -576,7 +576,8 @@ fn nothing_that_a_client_chooses_breaks_a_line_of_the_log() {
 
 #[test]
 fn a_flood_of_failures_makes_few_lines() {
-    let installation = Installation::with(|setup| setup.upstream_url("http://127.0.0.1:9"));
+    let installation = Installation::new();
+    installation.upstream().reply_always(Reply::bytes("nonsense\r\n\r\n").close());
     let (served, root) = served(&installation);
     let started = std::time::Instant::now();
     let caller = root.keep_alive();
