@@ -27,6 +27,7 @@ use crate::http::Refusal;
 use crate::key::{KEY_READ, KEY_WRITE, KeyReference, ScopeCatalog, ScopeSet};
 use crate::keyring::{ChangeError, Holder, KeyView, Keyring, Unavailable};
 use crate::policy;
+use crate::route::Host;
 use crate::store::{Actor, Who};
 
 use page::Page;
@@ -40,6 +41,8 @@ pub struct Admin {
     mount: MountPath,
     catalog: ScopeCatalog,
     keyring: Arc<Keyring>,
+    /// The names that the gate is known by; none: it was not told.
+    hosts: Vec<Host>,
 }
 
 /// One call: a request whose key is known to be valid, with its whole body.
@@ -64,8 +67,8 @@ pub(crate) enum Operation<'p> {
 }
 
 impl Admin {
-    pub fn new(settings: &Settings, catalog: ScopeCatalog, keyring: Arc<Keyring>) -> Self {
-        Self { mount: settings.path.clone(), catalog, keyring }
+    pub fn new(settings: &Settings, catalog: ScopeCatalog, keyring: Arc<Keyring>, hosts: Vec<Host>) -> Self {
+        Self { mount: settings.path.clone(), catalog, keyring, hosts }
     }
 
     /// Whether `path` is the mount or below it, and so never a route's.
@@ -100,9 +103,7 @@ impl Admin {
     /// The [`Refusal`] to send instead.
     pub(crate) fn admit<'p>(&self, parts: &'p Parts, caller: &Holder) -> Result<Operation<'p>, Refusal> {
         let operation = operation(&self.mount, parts.method.as_str(), parts.uri.path())?;
-        if operation.is_change() {
-            browser::refuse_cross_site(&parts.headers)?;
-        }
+        browser::refuse_cross_site(&parts.headers, &self.hosts)?;
         require(caller, operation.scope())?;
         Ok(operation)
     }
@@ -145,13 +146,6 @@ impl Admin {
 }
 
 impl Operation<'_> {
-    fn is_change(&self) -> bool {
-        match self {
-            Self::Create | Self::Delete { .. } | Self::DeleteCaller | Self::Update { .. } => true,
-            Self::Get { .. } | Self::GetCaller | Self::List => false,
-        }
-    }
-
     /// The scope that the caller must hold; `None` where any key will do.
     fn scope(&self) -> Option<&'static str> {
         match self {

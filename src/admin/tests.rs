@@ -79,7 +79,7 @@ impl Rig {
         let settings = keyring::Settings::default();
         let keyring = Keyring::open(store, &settings, Clock::System, Metrics::new(1, Clock::System), Handle::current())
             .expect("an empty store opens");
-        let admin = Admin::new(&Settings::default(), ScopeCatalog::default(), Arc::clone(&keyring));
+        let admin = Admin::new(&Settings::default(), ScopeCatalog::default(), Arc::clone(&keyring), Vec::new());
         Self { keyring, admin }
     }
 

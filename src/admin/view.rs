@@ -6,12 +6,17 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use http::{Response, StatusCode};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::page::Page;
 use super::precondition::etag;
 use super::settings::MountPath;
 use crate::key::KeySecret;
 use crate::keyring::KeyView;
+
+const CANNOT_FAIL: &str = "bodies hold strings, numbers and lists: nothing that JSON cannot write";
+/// More than the attributes of nearly every key take.
+const BODY_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Serialize)]
 struct KeyBody<'k> {
@@ -43,7 +48,7 @@ pub fn item(view: &KeyView) -> Response<Bytes> {
 
 /// 201 with the key's full text: the only time that it is shown.
 pub fn created(view: &KeyView, secret: &KeySecret, mount: &MountPath) -> Response<Bytes> {
-    let mut response = json(StatusCode::CREATED, &body(view, secret.expose()));
+    let mut response = secret_json(StatusCode::CREATED, &body(view, secret.expose()));
     let headers = response.headers_mut();
     let location = format!("{}/{}", mount.as_str(), view.record.id);
     let location =
@@ -84,9 +89,21 @@ fn body<'k>(view: &'k KeyView, key: &'k str) -> KeyBody<'k> {
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
-    let text =
-        serde_json::to_vec(body).expect("bodies hold strings, numbers and lists: nothing that JSON cannot write");
-    let mut response = Response::new(Bytes::from(text));
+    let mut text = Vec::new();
+    serde_json::to_writer(&mut text, body).expect(CANNOT_FAIL);
+    with_text(status, Bytes::from(text))
+}
+
+/// The same for a body that holds a key's text: wiped once it is sent.
+fn secret_json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+    // Room for all of it at once: what a growing vector leaves behind is not wiped.
+    let mut text = Zeroizing::new(Vec::with_capacity(BODY_BYTES_MAX));
+    serde_json::to_writer(&mut *text, body).expect(CANNOT_FAIL);
+    with_text(status, Bytes::from_owner(text))
+}
+
+fn with_text(status: StatusCode, text: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(text);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

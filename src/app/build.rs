@@ -14,7 +14,7 @@ use crate::key::KeySecret;
 use crate::keyring::Keyring;
 use crate::limit::{Bucket, Failures, Quota};
 use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
-use crate::proxy::{Gate, RequestBody, Route, RouteLimit, RouteSettings};
+use crate::proxy::{Gate, HostName, RequestBody, Route, RouteLimit, RouteSettings};
 use crate::route::{Pattern, Table};
 use crate::settings::read_file;
 use crate::store::{SledStore, Store, StoreError};
@@ -97,6 +97,7 @@ pub(super) fn gate(
     let Ok(table) = Table::build(config.routes.lines().map(route).collect()) else {
         bail!("the routes contradict each other, which the configuration's reader should have told");
     };
+    let hosts = config.requests.hosts.iter().map(|HostName(host)| host.clone()).collect();
     Ok(Gate {
         table,
         upstreams,
@@ -104,7 +105,7 @@ pub(super) fn gate(
         sources: config.credentials.from.clone(),
         challenge: Challenge::basic(config.credentials.realm.as_str()),
         trusted_proxies: config.forwarding.trusted_proxies.clone(),
-        admin: Arc::new(Admin::new(&config.admin, config.scopes.clone(), Arc::clone(keyring))),
+        admin: Arc::new(Admin::new(&config.admin, config.scopes.clone(), Arc::clone(keyring), hosts)),
         managed_on: config.admin.listeners.clone(),
         allowance: config.limits.key.allowance(),
         failures: failures(config, before),

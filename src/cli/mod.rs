@@ -14,6 +14,7 @@ mod init;
 mod keygen;
 mod keys;
 mod output;
+mod private;
 mod routes;
 mod serve;
 mod show;
@@ -79,6 +80,7 @@ impl Cli {
     /// # Errors
     /// What kept the command from its result, for [`Exit::after`].
     pub fn run(self) -> anyhow::Result<Exit> {
+        private::keep_memory_private();
         match self.command {
             Command::Check(arguments) => check::run(&arguments),
             Command::Completions(arguments) => completions::run(&arguments),

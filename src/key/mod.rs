@@ -11,7 +11,7 @@ use std::str::FromStr;
 use crate::clock::Timestamp;
 
 pub use scope::{ALL, AlreadyDeclared, DECLARED_MAX, KEY_READ, KEY_WRITE, NotAScope, Scope, ScopeCatalog, ScopeSet};
-pub use text::{Digest, KEY_BYTES, KeyId, KeyReference, KeySecret, NotAKey};
+pub use text::{Digest, KEY_BYTES, KeyId, KeyReference, KeySecret, NotAKey, Tag};
 
 const NAME_CHARS_MAX: usize = 255;
 

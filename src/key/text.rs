@@ -189,6 +189,12 @@ impl Digest {
         difference.ct_eq(&0).into()
     }
 
+    /// What finds a key by its whole text, where there is no room for whole digests.
+    pub fn tag(&self) -> Tag {
+        let (words, _) = self.0.as_chunks::<8>();
+        Tag(words[0])
+    }
+
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -201,6 +207,22 @@ impl Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[digest]")
+    }
+}
+
+/// The first eight bytes of a [`Digest`]. Two keys in 2^64 share one, so whoever finds a key by it compares the digests.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Tag([u8; 8]);
+
+impl Tag {
+    pub fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[tag]")
     }
 }
 

@@ -1,17 +1,22 @@
 //! Every key's id in order of creation, small enough to hold them all in memory.
 //!
-//! Lets listings find their page, and unknown ids be refused, without a look at the disk. Knows no names and no scopes.
+//! Lets listings find their page, and unknown secrets be refused, without a look at the disk. Knows no names and no
+//! scopes.
 //!
-//! Invariant: `order` is sorted by revision of creation, then id, and holds exactly the ids of `places`.
+//! Invariants: `order` is sorted by revision of creation, then id, and holds exactly the ids of `places`; `tags` counts
+//! the tags of its entries.
 
 use std::collections::HashMap;
 
-use crate::key::{KeyId, KeyRecord, Kind};
+use crate::key::{KeyId, KeyRecord, Kind, Tag};
 
 pub(super) struct Directory {
     order: Vec<Entry>,
-    /// The revision that created each key: with the id, its place in `order`.
-    places: HashMap<KeyId, u64>,
+    /// The revision that created each key: with the id, its place in `order`. As bytes, since a number would be aligned,
+    /// which costs four bytes a key.
+    places: HashMap<KeyId, [u8; 8]>,
+    /// How many keys have each tag: one, but for a wonder.
+    tags: HashMap<Tag, u8>,
     counts: Counts,
 }
 
@@ -38,6 +43,7 @@ pub(super) struct Entry {
     id: KeyId,
     kind: Kind,
     manages_keys: bool,
+    tag: Tag,
     created_revision: u64,
     revision: u64,
 }
@@ -48,6 +54,7 @@ impl From<&KeyRecord> for Entry {
             id: record.id,
             kind: record.kind,
             manages_keys: record.manages_keys(),
+            tag: record.digest.tag(),
             created_revision: record.created_revision,
             revision: record.revision,
         }
@@ -66,8 +73,11 @@ impl Directory {
         entries.sort_unstable_by_key(Entry::place);
         let mut counts = Counts::default();
         entries.iter().for_each(|entry| counts.add(entry));
-        let places = entries.iter().map(|entry| (entry.id, entry.created_revision)).collect();
-        Self { order: entries, places, counts }
+        let places = entries.iter().map(|entry| (entry.id, entry.created_revision.to_ne_bytes())).collect();
+        let mut directory = Self { order: Vec::new(), places, tags: HashMap::with_capacity(entries.len()), counts };
+        entries.iter().for_each(|entry| directory.count_tag(entry.tag));
+        directory.order = entries;
+        directory
     }
 
     pub(super) fn len(&self) -> usize {
@@ -92,6 +102,15 @@ impl Directory {
         self.places.contains_key(id)
     }
 
+    /// Whether a key has this tag. Takes as long for a wrong secret of a key as for one of nobody's: the id has no part.
+    pub(super) fn holds(&self, tag: &Tag) -> bool {
+        self.tags.contains_key(tag)
+    }
+
+    pub(super) fn tag(&self, id: &KeyId) -> Option<Tag> {
+        self.find(id).map(|index| self.order[index].tag)
+    }
+
     pub(super) fn page(&self, offset: usize, limit: usize) -> Vec<KeyId> {
         self.order.iter().skip(offset).take(limit).map(|entry| entry.id).collect()
     }
@@ -99,14 +118,16 @@ impl Directory {
     /// Adds the key, or replaces what is known of it.
     pub(super) fn insert(&mut self, entry: Entry) {
         self.counts.add(&entry);
+        self.count_tag(entry.tag);
         if let Some(index) = self.find(&entry.id) {
             let replaced = std::mem::replace(&mut self.order[index], entry);
             self.counts.remove(&replaced);
+            self.discount_tag(replaced.tag);
             return;
         }
         let index = self.order.partition_point(|other| other.place() < entry.place());
         self.order.insert(index, entry);
-        self.places.insert(entry.id, entry.created_revision);
+        self.places.insert(entry.id, entry.created_revision.to_ne_bytes());
     }
 
     pub(super) fn remove(&mut self, id: &KeyId) {
@@ -114,11 +135,24 @@ impl Directory {
             let entry = self.order.remove(index);
             self.places.remove(id);
             self.counts.remove(&entry);
+            self.discount_tag(entry.tag);
+        }
+    }
+
+    fn count_tag(&mut self, tag: Tag) {
+        let count = self.tags.entry(tag).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    fn discount_tag(&mut self, tag: Tag) {
+        match self.tags.get_mut(&tag) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.tags.remove(&tag)),
         }
     }
 
     fn find(&self, id: &KeyId) -> Option<usize> {
-        let created_revision = *self.places.get(id)?;
+        let created_revision = u64::from_ne_bytes(*self.places.get(id)?);
         self.order.binary_search_by_key(&(created_revision, *id), Entry::place).ok()
     }
 }

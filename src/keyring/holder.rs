@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::clock::Timestamp;
 use crate::key::ScopeSet;
-use crate::key::{KeyId, KeyRecord, KeySecret};
+use crate::key::{KeyId, KeyRecord};
 use crate::limit::{Bucket, Concurrency};
 use crate::policy::ScopeHolder;
 
@@ -65,11 +65,6 @@ impl Holder {
 
     pub(super) fn id(&self) -> KeyId {
         self.record.id
-    }
-
-    /// Whether `secret` is this key's own, in constant time.
-    pub(super) fn is_opened_by(&self, secret: &KeySecret) -> bool {
-        self.record.digest.matches(&secret.digest())
     }
 
     pub(super) fn last_used(&self) -> Option<Timestamp> {

@@ -1,5 +1,8 @@
 //! What is known without the disk: the directory of all ids, and the cache of the keys in use.
 //!
+//! Keys are found here by the tag of their digest, never by their id: a wrong secret for a known id is looked for where
+//! an unknown key is, and takes as long not to be found.
+//!
 //! Invariants: under the directory's lock, a cached holder is at the directory's revision of its key; a revision gets in
 //! after it is on disk and before it is acknowledged. So a look-up that read a record before it was deleted or changed
 //! cannot put it back after. Whatever changes or leaves the cache ends the generation, so no thread goes on with a holder
@@ -18,13 +21,13 @@ use super::directory::{Directory, Entry};
 use super::holder::Holder;
 use super::memo::{self, Generation};
 use crate::clock::Timestamp;
-use crate::key::{KeyId, KeyRecord, Kind};
+use crate::key::{KeyId, KeyRecord, Kind, Tag};
 use crate::metrics::Metrics;
 
 pub(super) struct Known {
     /// Also held, shared, while the cache is filled, and alone, while a change is made known.
     directory: RwLock<Directory>,
-    holders: Cache<KeyId, Arc<Holder>>,
+    holders: Cache<Tag, Arc<Holder>>,
     /// Ended after each change of a key in `holders`: before the lock is given back, so before it is acknowledged.
     generation: Arc<Generation>,
     /// How many changes were made known.
@@ -45,7 +48,7 @@ impl Known {
             holders: Cache::builder()
                 .max_capacity(u64::from(cached_max.get()))
                 .eviction_policy(EvictionPolicy::lru())
-                .eviction_listener(move |_id, _holder, cause| {
+                .eviction_listener(move |_tag, _holder, cause| {
                     if cause.was_evicted() {
                         evicting.end();
                     }
@@ -60,11 +63,12 @@ impl Known {
         known
     }
 
-    /// The key in the cache. Takes no lock that a change or a look-up holds.
-    pub(super) fn holder(&self, id: &KeyId) -> Option<Arc<Holder>> {
+    /// A key with this tag in the cache: its digest is for the caller to compare. Takes no lock that a change or a look-up
+    /// holds.
+    pub(super) fn holder(&self, tag: &Tag) -> Option<Arc<Holder>> {
         let generation = self.generation.present();
-        memo::recall(generation, id).or_else(|| {
-            let holder = self.holders.get(id)?;
+        memo::recall(generation, tag).or_else(|| {
+            let holder = self.holders.get(tag)?;
             memo::remember(generation, &holder);
             Some(holder)
         })
@@ -92,7 +96,9 @@ impl Known {
             return None;
         }
         let fresh = || Arc::new(Holder::new(view.record.clone(), view.last_used));
-        Some(self.holders.entry(view.record.id).or_insert_with(fresh).into_value())
+        let holder = self.holders.entry(view.record.digest.tag()).or_insert_with(fresh).into_value();
+        // Another key of the same tag keeps its place; this one is read again each time.
+        Some(if holder.id() == view.record.id { holder } else { fresh() })
     }
 
     /// Makes known what is on disk now: the key's record, or that there is none.
@@ -100,14 +106,18 @@ impl Known {
         let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
         match record {
             Some(record) => {
+                let tag = record.digest.tag();
+                if directory.tag(id) != Some(tag) {
+                    self.let_go(&directory, id);
+                }
                 directory.insert(Entry::from(record));
-                if let Some(holder) = self.holders.get(id) {
-                    self.holders.insert(*id, Arc::new(holder.succeed(record.clone())));
+                if let Some(holder) = self.holders.get(&tag).filter(|holder| holder.id() == *id) {
+                    self.holders.insert(tag, Arc::new(holder.succeed(record.clone())));
                 }
             }
             None => {
+                self.let_go(&directory, id);
                 directory.remove(id);
-                self.holders.invalidate(id);
             }
         }
         self.generation.end();
@@ -119,14 +129,22 @@ impl Known {
 
     /// Drops a key from the cache, for a change of it whose outcome is unknown.
     pub(super) fn distrust(&self, id: &KeyId) {
-        let _alone = self.directory.write().unwrap_or_else(PoisonError::into_inner);
-        self.holders.invalidate(id);
+        let alone = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        self.let_go(&alone, id);
         self.generation.end();
     }
 
     /// When the key was used last: as the store knows, or later.
-    pub(super) fn last_used(&self, id: &KeyId, stored: Option<Timestamp>) -> Option<Timestamp> {
-        stored.max(self.holders.get(id).and_then(|holder| holder.last_used()))
+    pub(super) fn last_used(&self, view: &KeyView) -> Option<Timestamp> {
+        let holder = self.holders.get(&view.record.digest.tag()).filter(|holder| holder.id() == view.record.id);
+        view.last_used.max(holder.and_then(|holder| holder.last_used()))
+    }
+
+    /// Takes a key out of the cache. What is not in the directory was never put in.
+    fn let_go(&self, directory: &Directory, id: &KeyId) {
+        if let Some(tag) = directory.tag(id) {
+            self.holders.invalidate(&tag);
+        }
     }
 
     /// Lets go now what the cache has no room for.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::holder::Holder;
-use crate::key::KeyId;
+use crate::key::Tag;
 
 /// 4,096 holders a thread.
 const SETS: usize = 1 << 11;
@@ -52,9 +52,9 @@ fn unused() -> u64 {
 }
 
 /// The holder that this thread found in the cache in this generation.
-pub(super) fn recall(generation: u64, id: &KeyId) -> Option<Arc<Holder>> {
+pub(super) fn recall(generation: u64, tag: &Tag) -> Option<Arc<Holder>> {
     // There is nothing to be had from a thread that is ending.
-    MEMO.try_with(|memo| memo.borrow_mut().recall(generation, id)).ok().flatten()
+    MEMO.try_with(|memo| memo.borrow_mut().recall(generation, tag)).ok().flatten()
 }
 
 /// Remembers a holder that was found in the cache after `generation` was read.
@@ -80,27 +80,27 @@ struct Set([Option<Place>; WAYS]);
 
 struct Place {
     generation: u64,
-    id: KeyId,
+    tag: Tag,
     recalls_left: u32,
     holder: Arc<Holder>,
 }
 
 impl Memo {
-    fn recall(&mut self, generation: u64, id: &KeyId) -> Option<Arc<Holder>> {
-        let set = self.sets.get_mut(set_of(id))?;
-        let place = set.0.iter_mut().flatten().find(|place| place.id == *id && place.generation == generation)?;
+    fn recall(&mut self, generation: u64, tag: &Tag) -> Option<Arc<Holder>> {
+        let set = self.sets.get_mut(set_of(tag))?;
+        let place = set.0.iter_mut().flatten().find(|place| place.tag == *tag && place.generation == generation)?;
         place.recalls_left = place.recalls_left.checked_sub(1)?;
         Some(Arc::clone(&place.holder))
     }
 
     fn remember(&mut self, generation: u64, holder: &Arc<Holder>) {
         self.sets.resize_with(SETS, Set::default);
-        let id = holder.id();
-        let set = &mut self.sets[set_of(&id)].0;
-        let own = set.iter().position(|place| place.as_ref().is_some_and(|place| place.id == id));
+        let tag = holder.record().digest.tag();
+        let set = &mut self.sets[set_of(&tag)].0;
+        let own = set.iter().position(|place| place.as_ref().is_some_and(|place| place.tag == tag));
         let free = || set.iter().position(|place| place.as_ref().is_none_or(|place| place.generation != generation));
         let Some(way) = own.or_else(free).or_else(|| crowd_out(&mut self.crowded)) else { return };
-        set[way] = Some(Place { generation, id, recalls_left: RECALLS_MAX, holder: Arc::clone(holder) });
+        set[way] = Some(Place { generation, tag, recalls_left: RECALLS_MAX, holder: Arc::clone(holder) });
     }
 }
 
@@ -109,9 +109,7 @@ fn crowd_out(crowded: &mut usize) -> Option<usize> {
     crowded.is_multiple_of(CROWDED_OUT).then_some(*crowded / CROWDED_OUT % WAYS)
 }
 
-/// Ids are random, and only those of keys get in: nobody can choose ids that meet in one set.
-fn set_of(id: &KeyId) -> usize {
-    let (words, _) = id.as_bytes().as_chunks::<8>();
-    let mixed = u64::from_ne_bytes(words[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 32) as usize % SETS
+/// Tags are random, and only those of keys get in: nobody can choose ones that meet in one set.
+fn set_of(tag: &Tag) -> usize {
+    u64::from_ne_bytes(*tag.as_bytes()) as usize % SETS
 }

@@ -221,16 +221,20 @@ impl Keyring {
 
     /// Returns the key that `secret` opens. A key in the cache costs no lock and no await.
     ///
-    /// `None` means no such key: unknown, deleted and a wrong secret look the same. An unknown id never reaches the store.
+    /// `None` means no such key: unknown, deleted and a wrong secret look the same, and take the same time, since keys are
+    /// found by their digest. None of them reaches the store.
     ///
     /// # Errors
     /// [`Unavailable`] when the store does not answer, or not in time. Then neither admit nor call the key invalid.
     pub async fn holder(&self, secret: &KeySecret) -> Result<Option<Arc<Holder>>, Unavailable> {
-        if let Some(holder) = self.known.holder(&secret.id()) {
-            self.metrics.cache_hit();
-            return Ok(holder.is_opened_by(secret).then_some(holder));
+        let digest = secret.digest();
+        match self.known.holder(&digest.tag()).filter(|holder| holder.record().digest.matches(&digest)) {
+            Some(holder) => {
+                self.metrics.cache_hit();
+                Ok(Some(holder))
+            }
+            None => self.look_up(secret.id(), digest).await,
         }
-        self.look_up(secret.id(), secret.digest()).await
     }
 
     /// Returns the key of `holder` as it is now; `None` when it is gone.
@@ -239,7 +243,7 @@ impl Keyring {
     /// As [`Keyring::holder`].
     pub async fn present(&self, holder: &Holder) -> Result<Option<Arc<Holder>>, Unavailable> {
         let record = holder.record();
-        match self.known.holder(&record.id) {
+        match self.cached(record) {
             Some(present) => Ok(Some(present)),
             None => self.look_up(record.id, record.digest).await,
         }
@@ -249,10 +253,9 @@ impl Keyring {
     /// answered.
     pub fn standing(&self, holder: &Holder) -> Standing {
         let record = holder.record();
-        let revision = match self.known.holder(&record.id) {
+        let revision = match self.cached(record) {
             Some(present) if present.record().revision == record.revision => return Standing::Current,
-            Some(present) if present.record().digest.matches(&record.digest) => return Standing::Changed(present),
-            Some(_) => return Standing::Gone,
+            Some(present) => return Standing::Changed(present),
             None => self.known.directory().revision(&record.id),
         };
         match revision {
@@ -272,14 +275,18 @@ impl Keyring {
         self.known.changes()
     }
 
+    fn cached(&self, record: &KeyRecord) -> Option<Arc<Holder>> {
+        self.known.holder(&record.digest.tag()).filter(|holder| holder.record().digest.matches(&record.digest))
+    }
+
     async fn look_up(&self, id: KeyId, digest: Digest) -> Result<Option<Arc<Holder>>, Unavailable> {
         self.metrics.cache_miss();
         for _ in 0..LOOK_UPS_MAX {
-            if !self.known.directory().contains(&id) {
+            if !self.known.directory().holds(&digest.tag()) {
                 return Ok(None);
             }
             let Some(view) = self.reader.view(id).await? else { return Ok(None) };
-            // Not filled for a wrong secret: guesses at known ids must not push keys in use out of the cache.
+            // The tag is of some key, and may be of another.
             if !view.record.digest.matches(&digest) {
                 return Ok(None);
             }
@@ -423,7 +430,7 @@ impl Keyring {
     }
 
     fn overlaid(&self, view: KeyView) -> KeyView {
-        let last_used = self.known.last_used(&view.record.id, view.last_used);
+        let last_used = self.known.last_used(&view);
         KeyView { last_used, ..view }
     }
 }

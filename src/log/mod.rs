@@ -81,8 +81,16 @@ fn choice<T: Copy>(node: &Node<'_>, choices: &[(&str, T)]) -> Option<T> {
 /// # Errors
 /// When the writing thread cannot be started, or the process has a subscriber already.
 pub fn init(settings: &Settings) -> io::Result<(Control, Flush)> {
+    init_with(settings, io::stderr())
+}
+
+/// Sends every event of the process to `sink` from now on, as [`init`] does to stderr.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_with(settings: &Settings, sink: impl io::Write + Send + 'static) -> io::Result<(Control, Flush)> {
     let format = FormatChoice::new(settings.format);
-    let (lines, flush) = lines::start(format.clone(), io::stderr())?;
+    let (lines, flush) = lines::start(format.clone(), sink)?;
     let written = lines.written();
     let (subscriber, filter) = subscriber(settings, format.clone(), lines);
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;

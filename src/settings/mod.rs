@@ -68,17 +68,28 @@ pub trait Value: Sized {
     fn read(node: &Node<'_>) -> Option<Self>;
 }
 
+/// Shorter values are no secrets, and stand in words by chance.
+const SECRET_BYTES_MIN: usize = 4;
+
 /// One reading of one file: collects its problems and the names of the options that were asked for.
 pub struct Reading<'a> {
     source: &'a Source,
     problems: RefCell<Vec<Problem>>,
     asked: RefCell<BTreeSet<String>>,
     files: RefCell<Vec<FileState>>,
+    /// What strings with placeholders stand for, each with how it is written: what messages say in its place.
+    filled: RefCell<Vec<(String, String)>>,
 }
 
 impl<'a> Reading<'a> {
     pub fn new(source: &'a Source) -> Self {
-        Self { source, problems: RefCell::default(), asked: RefCell::default(), files: RefCell::default() }
+        Self {
+            source,
+            problems: RefCell::default(),
+            asked: RefCell::default(),
+            files: RefCell::default(),
+            filled: RefCell::default(),
+        }
     }
 
     /// Reads the whole document as `T`. `None` and every problem are told by [`Reading::finish`].
@@ -97,7 +108,10 @@ impl<'a> Reading<'a> {
         T::read(&Node { reading: self, value: &value, span, path: String::new() })
     }
 
-    pub fn report(&self, span: Range<usize>, message: String) {
+    pub fn report(&self, span: Range<usize>, mut message: String) {
+        for (value, written) in self.filled.borrow().iter() {
+            message = message.replace(value, written);
+        }
         self.problems.borrow_mut().push(self.source.problem(span.start, message));
     }
 
@@ -173,9 +187,19 @@ impl<'a> Node<'a> {
         };
         let mut note = |path: &Path| self.reading.files.borrow_mut().push(FileState::of(path));
         match interpolate::expand(raw, self.folder(), &mut note) {
-            Ok(text) => Some(text),
+            Ok(text) => {
+                if self.placeholders().is_some() && text.len() >= SECRET_BYTES_MIN {
+                    self.reading.filled.borrow_mut().push((text.clone(), raw.to_owned()));
+                }
+                Some(text)
+            }
             Err(message) => self.problem(format!("{}: {message}", self.name())),
         }
+    }
+
+    /// The string here as it is written, if it has placeholders. What they stand for may be a secret, and is not shown.
+    pub fn placeholders(&self) -> Option<&'a str> {
+        self.value.as_str().filter(|raw| raw.contains("${"))
     }
 
     /// The table here, to be asked for its fields one by one.

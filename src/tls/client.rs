@@ -101,7 +101,7 @@ impl Client {
         verifier: Arc<dyn ServerCertVerifier>,
     ) -> Result<Self, Error> {
         let identity = match (&settings.cert, &settings.key) {
-            (Some(cert), Some(key)) => Some(reader.certified_key(cert, key, &provider)?),
+            (Some(cert), Some(key)) => Some(reader.certified_key(cert, key)?),
             (None, None) => None,
             _ => return Err(Error::KeyMissing),
         };

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 use rustls_pki_types::pem::{self, PemObject};
@@ -75,16 +75,12 @@ impl Reader {
     }
 
     /// A chain with the key that belongs to its first certificate.
-    pub(super) fn certified_key(
-        &mut self,
-        cert: &Path,
-        key: &Path,
-        provider: &CryptoProvider,
-    ) -> Result<CertifiedKey, Error> {
+    pub(super) fn certified_key(&mut self, cert: &Path, key: &Path) -> Result<CertifiedKey, Error> {
         let chain = self.certificates(cert)?;
         let private = self.private_key(key)?;
         let unusable = |source| Error::KeyUnusable { path: key.to_owned(), source };
-        let certified = CertifiedKey::new(chain, provider.key_provider.load_private_key(private).map_err(unusable)?);
+        // Not the provider's own loader, which takes the key and does not wipe it.
+        let certified = CertifiedKey::new(chain, any_supported_type(&private).map_err(unusable)?);
         match certified.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
             Err(rustls::Error::InconsistentKeys(_)) => {
@@ -130,9 +126,9 @@ impl Reader {
         }
     }
 
-    fn private_key(&mut self, path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    fn private_key(&mut self, path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, Error> {
         match PrivateKeyDer::from_pem_slice(&self.read(path)?) {
-            Ok(key) => Ok(key),
+            Ok(key) => Ok(Zeroizing::new(key)),
             Err(pem::Error::NoItemsFound) => Err(Error::NoKey { path: path.to_owned() }),
             Err(source) => Err(Error::NotPem { path: path.to_owned(), source }),
         }
@@ -140,8 +136,10 @@ impl Reader {
 
     fn read(&mut self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
         let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
-        let mut text = Zeroizing::new(Vec::new());
         let file = File::open(path).map_err(unreadable)?;
+        // Room for all of it at once: what a growing vector leaves behind is not wiped.
+        let length = file.metadata().map_err(unreadable)?.len().min(FILE_BYTES_MAX);
+        let mut text = Zeroizing::new(Vec::with_capacity(length as usize + 64));
         file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(Error::TooLarge { path: path.to_owned() });

@@ -51,7 +51,7 @@ impl Material {
         let mut certificates = Vec::new();
         for (index, files) in settings.certificates.iter().enumerate() {
             let at_place = |error| (Place::Certificate(index), error);
-            let (key, own) = own_certificate(&mut reader, files, &provider).map_err(at_place)?;
+            let (key, own) = own_certificate(&mut reader, files).map_err(at_place)?;
             if index > 0 && own.names.is_empty() {
                 return Err(at_place(Error::NoName { path: files.cert.clone() }));
             }
@@ -94,12 +94,8 @@ fn check_client_options(settings: &ServerSettings) -> Result<(), (Place, Error)>
     }
 }
 
-fn own_certificate(
-    reader: &mut Reader,
-    files: &CertificateFiles,
-    provider: &CryptoProvider,
-) -> Result<(CertifiedKey, OwnCertificate), Error> {
-    let key = reader.certified_key(&files.cert, &files.key, provider)?;
+fn own_certificate(reader: &mut Reader, files: &CertificateFiles) -> Result<(CertifiedKey, OwnCertificate), Error> {
+    let key = reader.certified_key(&files.cert, &files.key)?;
     match OwnCertificate::new(&files.cert, &key.cert[0]) {
         Ok(own) => Ok((key, own)),
         Err(source) => Err(Error::Certificate { path: files.cert.clone(), number: 1, source: source.into() }),

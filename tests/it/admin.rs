@@ -896,8 +896,9 @@ fn answers_are_json_whatever_the_client_accepts() {
 }
 
 #[test]
-fn pages_of_other_sites_cannot_change_keys() {
-    let gate = Gate::start();
+fn pages_of_other_sites_cannot_manage_keys() {
+    // Names that a resolver leads elsewhere, or that anybody can make lead here, are none of the gate's.
+    let gate = Gate::with(|setup| setup.option("requests", r#"hosts = ["gate.test", "*.gate.test", "127.0.0.1"]"#));
     let root = gate.root();
     let create = |headers: &[(&str, &str)]| {
         let all: Vec<_> = [("Content-Type", "application/json")].into_iter().chain(headers.iter().copied()).collect();
@@ -918,6 +919,8 @@ fn pages_of_other_sites_cannot_change_keys() {
     ];
     for headers in refused {
         check_problem(&create(headers), 403, "cross_site");
+        check_problem(&root.request("GET", "/api/keys", headers, b""), 403, "cross_site");
+        check_problem(&root.request("GET", "/api/keys/self", headers, b""), 403, "cross_site");
     }
     for method in ["PUT", "PATCH", "DELETE"] {
         let headers = [("Content-Type", "application/json"), ("Origin", "https://evil.test")];
@@ -926,17 +929,115 @@ fn pages_of_other_sites_cannot_change_keys() {
     check_problem(&root.request("DELETE", "/api/keys/self", &[("Origin", "null")], b""), 403, "cross_site");
     assert_eq!(root.get("/api/keys").json()["total_count"], 1);
 
-    let admitted: [&[(&str, &str)]; 5] = [
+    let admitted: [&[(&str, &str)]; 7] = [
         &[("Sec-Fetch-Site", "same-origin")],
         &[("Sec-Fetch-Site", "none")],
         &[("Origin", "http://gate.test")],
         &[("Origin", "https://GATE.test"), ("Host", "gate.test")],
         &[("Origin", "http://gate.test:8080"), ("Host", "gate.test:8080")],
+        &[("Origin", "http://a.gate.test"), ("Host", "a.gate.test")],
+        &[("Origin", "http://127.0.0.1:8080"), ("Host", "127.0.0.1:8080")],
     ];
     for headers in admitted {
         check(&create(headers), 201);
+        check(&root.request("GET", "/api/keys", headers, b""), 200);
     }
-    check(&root.request("GET", "/api/keys", &[("Sec-Fetch-Site", "cross-site")], b""), 200);
+}
+
+/// DNS rebinding: a page's owner makes its name lead to the gate, and its browser takes the two for one site.
+#[test]
+fn a_page_whose_name_was_made_to_lead_here_cannot_manage_keys() {
+    let gate = Gate::with(|setup| setup.option("admin", r#"listeners = ["public", "ops"]"#));
+    let root = gate.root();
+    let at_ops = Caller::new(gate.ops(), Some(root.secret()));
+    let answers = |origin: &str, host: &str| {
+        let headers = [("Content-Type", "application/json"), ("Origin", origin), ("Host", host)];
+        let body = br#"{"name":"n","kind":"telemetry"}"#;
+        [&root, &at_ops].map(|caller| caller.request("POST", "/api/keys", &headers, body))
+    };
+    for (origin, host) in [
+        ("http://evil.test", "evil.test"),
+        ("http://evil.test:8080", "evil.test:8080"),
+        ("http://127.0.0.1.evil.test", "127.0.0.1.evil.test"),
+        ("http://localhost.evil.test", "localhost.evil.test"),
+        ("http://evillocalhost", "evillocalhost"),
+        ("http://evil.test.", "evil.test."),
+        ("http://2130706433", "2130706433"),
+        ("http://gate.test", "gate.test"),
+    ] {
+        for answer in answers(origin, host) {
+            check_problem(&answer, 403, "cross_site");
+        }
+    }
+    // What a certificate or nobody's resolver stands for.
+    for (origin, host) in [
+        ("https://gate.test", "gate.test"),
+        ("https://gate.test:8443", "gate.test:8443"),
+        ("http://localhost:8080", "localhost:8080"),
+        ("http://app.localhost", "app.localhost"),
+        ("http://127.0.0.1:9900", "127.0.0.1:9900"),
+        ("http://[::1]:9900", "[::1]:9900"),
+        ("http://192.0.2.7", "192.0.2.7"),
+    ] {
+        for answer in answers(origin, host) {
+            check(&answer, 201);
+        }
+    }
+    // Programs name no origin, and call the gate as they like.
+    for host in ["gate.test", "gate.internal:8080", "127.0.0.1", "localhost"] {
+        check(&root.request("GET", "/api/keys", &[("Host", host)], b""), 200);
+        check(
+            &at_ops.request(
+                "POST",
+                "/api/keys",
+                &[("Host", host), ("Content-Type", "application/json")],
+                br#"{"name":"n","kind":"telemetry"}"#,
+            ),
+            201,
+        );
+    }
+}
+
+/// What a page's form or `fetch` can send to another site without asking it first.
+#[test]
+fn a_body_that_a_form_can_send_makes_no_key() {
+    let gate = Gate::start();
+    let body = r#"{"name":"n","kind":"telemetry"}"#;
+    for kind in [
+        "text/plain",
+        "text/plain;charset=UTF-8",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/plain; application/json",
+        "application/json, text/plain",
+        "",
+    ] {
+        let refused = gate.root().request("POST", "/api/keys", &[("Content-Type", kind)], body.as_bytes());
+        check_problem(&refused, 415, "unsupported_media_type");
+    }
+    check_problem(&gate.root().request("POST", "/api/keys", &[], body.as_bytes()), 415, "unsupported_media_type");
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    check_problem(
+        &gate.root().request("POST", "/api/keys", &form, b"name=n&kind=telemetry"),
+        415,
+        "unsupported_media_type",
+    );
+    assert_eq!(gate.root().get("/api/keys").json()["total_count"], 1);
+}
+
+/// Asked before a request that a form cannot send: without the answer, a browser does not send it.
+#[test]
+fn no_other_site_is_told_that_it_may_call() {
+    let gate = Gate::start();
+    let fields = [("Origin", "https://evil.test"), ("Access-Control-Request-Method", "DELETE")];
+    for caller in [gate.root(), gate.anonymous()] {
+        let asked = caller.request("OPTIONS", "/api/keys", &fields, b"");
+        assert!(asked.status >= 400, "{asked:?}");
+        let read = caller.request("GET", "/api/keys", &fields[..1], b"");
+        for answer in [asked, read] {
+            assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("access-control-")), "{answer:?}");
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,25 @@ fn unknown_key() -> String {
     portcullis::key::KeySecret::generate().expect("randomness").expose().to_owned()
 }
 
+/// A key with the id of another, and a secret of its own.
+fn with_id_of(key: &str) -> String {
+    let index = |byte: u8| match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'A'..=b'Z' => byte - b'A' + 10,
+        _ => byte - b'a' + 36,
+    };
+    let mut indexes: Vec<u8> = key.bytes().skip(4).take(12).map(index).collect();
+    indexes.extend([0; 52]);
+    // The random bytes that spell the id come first.
+    let mut fill = |bytes: &mut [u8]| {
+        bytes.copy_from_slice(&indexes);
+        Some(())
+    };
+    let made = portcullis::key::KeySecret::generate_from(&mut fill).expect("enough bytes").expose().to_owned();
+    assert_eq!(made[..16], key[..16]);
+    made
+}
+
 fn encoded(pair: &str) -> String {
     STANDARD.encode(pair)
 }
@@ -390,12 +409,13 @@ fn assert_same_but_for_date_and_id(one: &Answer, other: &Answer) {
 #[test]
 fn unknown_deleted_malformed_and_missing_keys_look_alike() {
     let gate = Gate::start();
-    let deleted = gate.key(&["monitor:read"]);
+    let (deleted, known) = (gate.key(&["monitor:read"]), gate.key(&["monitor:read"]));
     check(&deleted.get("/api/v1/query"), 200);
     check(&gate.root().delete(deleted.id()), 204);
     let answers = [
         deleted.get("/api/v1/query"),
         gate.caller(&unknown_key()).get("/api/v1/query"),
+        gate.caller(&with_id_of(known.secret())).get("/api/v1/query"),
         gate.caller("junk").get("/api/v1/query"),
         gate.anonymous().get("/api/v1/query"),
         gate.anonymous().get("/no/such/path"),

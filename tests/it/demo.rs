@@ -36,6 +36,7 @@ impl Demo {
             assert!(rest.read_line(&mut line).is_ok_and(|bytes| bytes > 0), "ended after {lines:?}");
             lines.push(line.trim_end().to_owned());
         }
+        secrets::issued_in(&lines.join("\n"));
         Self { child, lines, rest, folder }
     }
 
@@ -60,6 +61,7 @@ impl Demo {
     /// Sends a signal and returns the exit code and all that was printed after the guide.
     #[track_caller]
     fn end(&mut self, signal: &str) -> (Option<i32>, String) {
+        secrets::check_files(self.folder.path());
         crate::harness::signal(&self.child, signal);
         let mut rest = String::new();
         self.rest.read_to_string(&mut rest).expect("text");

@@ -70,6 +70,7 @@ fn a_credential_segment_is_kept_where_the_route_says_so() {
         let needs = r#"{ require = "telemetry:write", credential_segment = "keep" }"#;
         setup.route("GET /p/{credential}/{monitor}", needs)
     });
+    gate.upstream().sees_credentials();
     let key = gate.telemetry_key();
     check(&gate.anonymous().get(&format!("/p/{}/x", key.secret())), 200);
     assert_eq!(only_request(&gate).target, format!("/p/{}/x", key.secret()));

@@ -28,6 +28,8 @@ mod real_clients;
 mod reload;
 mod revocation;
 mod rewrites;
+mod secrets;
+mod security;
 mod spec;
 mod stack;
 mod tls;

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::harness::{
-    Caller, DEADLINE, FaultyStore, Gate, H2Client, Installation, Process, Reply, Served, check, check_problem,
+    Caller, DEADLINE, FaultyStore, Gate, H2Client, Installation, Process, Reply, Served, Wire, check, check_problem,
 };
 
 const QUERY: &str = "/api/v1/query";
@@ -495,4 +495,101 @@ fn hostile_text_stays_on_one_line_of_the_log() {
     let (text, events) = logged(served);
     assert!(!text.contains('\u{202e}'), "{text}");
     assert!(events.len() > 2);
+}
+
+/// What breaks lines, moves the cursor, turns the direction of writing, ends a JSON string, or is a command to somebody.
+const HOSTILE: [&str; 12] = [
+    "\u{1b}[2J\u{1b}]0;title\u{7}",
+    "a\rb",
+    "\u{9b}31m",
+    "\u{202e}\u{2066}\u{200b}\u{feff}",
+    "\u{2028}\u{2029}\u{85}",
+    "\"} ] , {",
+    "\\ \\n \\u0000",
+    "%s%n%x",
+    "${jndi:ldap://127.0.0.1/a} ${env:PATH} {{7*7}}",
+    "%0d%0aINFO forged",
+    "'; DROP TABLE keys; --",
+    "\u{7f}\u{80}\u{9f}",
+];
+
+#[test]
+fn nothing_that_a_client_chooses_breaks_a_line_of_the_log() {
+    for format in ["json", "text"] {
+        let installation =
+            Installation::with(|setup| setup.option("log", "access = true").option("log", r#"level = "debug""#));
+        let (served, root) = served(&installation);
+        installation.rewrite(|setup| {
+            setup
+                .option("log", "access = true")
+                .option("log", r#"level = "debug""#)
+                .option("log", &format!("format = {format:?}"))
+        });
+        let mut served = served;
+        served.process.signal("HUP");
+        served.process.wait_for(|line| line.contains("configuration reloaded"));
+        let before = served.process.stderr().len();
+        let mut calls = 0;
+        for hostile in HOSTILE {
+            let body = serde_json::json!({"name": format!("a{hostile}b"), "kind": "telemetry"}).to_string();
+            root.post("/api/keys", &body);
+            for bytes in [
+                format!("GET /open/{hostile} HTTP/1.1\r\nHost: t\r\n\r\n"),
+                format!("GET /open/x?{hostile} HTTP/1.1\r\nHost: t\r\n\r\n"),
+                format!("G{hostile}T /open/x HTTP/1.1\r\nHost: t\r\n\r\n"),
+                format!("GET /open/x HTTP/1.1\r\nHost: {hostile}\r\n\r\n"),
+                format!("GET /open/x HTTP/1.1\r\nHost: t\r\nUser-Agent: {hostile}\r\n\r\n"),
+                format!("GET /open/x HTTP/1.1\r\nHost: t\r\nX{hostile}: y\r\n\r\n"),
+                format!("GET /open/x HTTP/1.1\r\nHost: t\r\nAuthorization: {hostile}\r\n\r\n"),
+                format!(
+                    "GET /open/x HTTP/1.1\r\nHost: t\r\nX-Request-Id: {hostile}\r\nX-Forwarded-For: {hostile}\r\n\r\n"
+                ),
+            ] {
+                let mut wire = Wire::connect(served.public);
+                wire.send(bytes).finish_sending();
+                wire.read_to_end();
+                calls += 1;
+            }
+        }
+        served.process.signal("TERM");
+        let exit = served.process.wait();
+        assert_eq!(exit.code, Some(0));
+        let lines: Vec<&str> = exit.stderr.lines().skip(before).collect();
+        assert!(lines.len() >= calls, "{} lines of {calls} calls", lines.len());
+        for line in lines {
+            let deceives = |c: char| {
+                c.is_control()
+                    || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+            };
+            assert!(!line.chars().any(deceives), "{line:?}");
+            match format {
+                "json" => assert!(
+                    serde_json::from_str::<serde_json::Value>(line).is_ok_and(|event| event.is_object()),
+                    "{line}"
+                ),
+                // A time, and a level: nothing begins a line but an event.
+                _ => assert!(line.starts_with("20") && line.as_bytes()[10] == b'T' && line.contains("Z "), "{line}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_failures_makes_few_lines() {
+    let installation = Installation::new();
+    installation.upstream().reply_always(Reply::bytes("nonsense\r\n\r\n").close());
+    let (served, root) = served(&installation);
+    let started = std::time::Instant::now();
+    let caller = root.keep_alive();
+    for _ in 0..500 {
+        check(&caller.get("/open/x"), 502);
+        check_problem(&served.anonymous().get(QUERY), 401, "unauthenticated");
+    }
+    let seconds = started.elapsed().as_secs() as usize;
+    let (text, events) = logged(served);
+    let warned = events.iter().filter(|event| event["level"] == "WARN" || event["level"] == "ERROR").count();
+    // One a second of each kind of failure.
+    assert!((1..=4 * (seconds + 2)).contains(&warned), "{warned} lines in {seconds} s:\n{text}");
+    let suppressed: u64 = events.iter().filter_map(|event| event["suppressed"].as_u64()).sum();
+    assert!(suppressed > 0, "{text}");
 }

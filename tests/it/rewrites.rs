@@ -80,6 +80,7 @@ fn a_prefix_and_the_keys_segment_are_changed_together() {
             .route("GET /p/q/{credential}", &options(r#", credential_segment = "keep""#))
             .route("GET /p/r", &options(r#", credential_query = "key""#))
     });
+    gate.upstream().sees_credentials();
     let key = gate.key(&["monitor:read"]);
     let target = |path: String| {
         gate.upstream().forget();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::harness::{Ring, copy, custom, forged};
-use crate::key::{KeyReference, KeySecret};
-use crate::keyring::Settings;
+use crate::key::{Digest, KeyRecord, KeyReference, KeySecret};
+use crate::keyring::{KeyView, Settings, Standing};
 use crate::limit::Quota;
 
 #[tokio::test]
@@ -33,6 +33,20 @@ async fn unknown_ids_never_reach_the_store() {
 }
 
 #[tokio::test]
+async fn wrong_secrets_of_known_keys_never_reach_the_store() {
+    let ring = Ring::start().await;
+    let (cold, hot) = (ring.key(&["monitor:read"]).await, ring.key(&["monitor:read"]).await);
+    assert!(ring.holder(&hot).await.is_some());
+    let before = ring.store.reads();
+    for _ in 0..100 {
+        assert!(ring.holder(&forged(&cold)).await.is_none());
+        assert!(ring.holder(&forged(&hot)).await.is_none());
+    }
+    assert_eq!(ring.store.reads(), before);
+    assert!(ring.holder(&cold).await.is_some());
+}
+
+#[tokio::test]
 async fn wrong_secret_of_a_known_key_opens_nothing_cached_or_not() {
     let ring = Ring::start().await;
     let key = ring.key(&["monitor:read"]).await;
@@ -40,7 +54,7 @@ async fn wrong_secret_of_a_known_key_opens_nothing_cached_or_not() {
     assert_eq!(wrong.id(), key.id());
 
     assert!(ring.holder(&wrong).await.is_none());
-    assert!(ring.keyring.known.holder(&key.id()).is_none());
+    assert!(ring.keyring.known.holder(&key.digest().tag()).is_none());
     assert!(ring.holder(&key).await.is_some());
     assert!(ring.holder(&wrong).await.is_none());
     assert!(ring.keyring.get(&KeyReference::Secret(wrong)).await.unwrap().is_none());
@@ -81,7 +95,7 @@ async fn deleted_key_is_refused_though_a_look_up_had_read_it_before() {
 
     assert!(looking.await.unwrap().unwrap().is_none());
     assert!(after.await.unwrap().unwrap().is_none());
-    assert!(ring.keyring.known.holder(&key.id()).is_none());
+    assert!(ring.keyring.known.holder(&key.digest().tag()).is_none());
 }
 
 #[tokio::test]
@@ -194,4 +208,36 @@ async fn changed_key_goes_on_with_its_bucket_and_its_requests_in_flight() {
     assert!(changed.bucket().take(&quota, now).is_err());
     let other = ring.holder(&copy(&ring.root)).await.unwrap();
     assert!(other.bucket().take(&quota, now).is_ok());
+}
+
+/// Digests of which two begin alike are not to be had; records are.
+#[tokio::test]
+async fn keys_whose_digests_begin_alike_are_told_apart() {
+    let ring = Ring::start().await;
+    let mut records = Vec::new();
+    for last in [1, 2] {
+        let key = ring.key(&["monitor:read"]).await;
+        let mut record = ring.view(&key).await.unwrap().record;
+        let mut digest = [7; 32];
+        digest[31] = last;
+        record.digest = Digest::from_bytes(digest);
+        ring.keyring.known.publish(&key.id(), Some(&record));
+        records.push(record);
+    }
+    let tag = records[0].digest.tag();
+    assert_eq!(tag, records[1].digest.tag());
+    let filled = |record: &KeyRecord| {
+        let view = KeyView { record: record.clone(), last_used: None };
+        ring.keyring.known.fill(&view).unwrap().record().id
+    };
+    assert_eq!([filled(&records[0]), filled(&records[1])], [records[0].id, records[1].id]);
+    let holder = ring.keyring.known.holder(&tag).unwrap();
+    assert!(matches!(ring.keyring.standing(&holder), Standing::Current));
+
+    ring.keyring.known.publish(&records[0].id, None);
+    assert!(ring.keyring.known.directory().holds(&tag));
+    assert!(matches!(ring.keyring.standing(&holder), Standing::Gone));
+    assert_eq!(filled(&records[1]), records[1].id);
+    ring.keyring.known.publish(&records[1].id, None);
+    assert!(!ring.keyring.known.directory().holds(&tag));
 }

@@ -12,9 +12,13 @@ use crate::keyring::Identity;
 use crate::route::{Path, Pattern};
 use crate::settings::{Node, Value};
 
-/// Never empty.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Template(Vec<Part>);
+#[derive(Clone, Eq, PartialEq)]
+pub struct Template {
+    /// Never empty.
+    parts: Vec<Part>,
+    /// As the configuration writes it, when it names secrets by placeholders: what is shown in place of the value.
+    written: Option<Box<str>>,
+}
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Part {
@@ -87,12 +91,23 @@ impl Template {
         if parts.is_empty() {
             parts.push(Part::Literal(HeaderValue::from_static("")));
         }
-        Ok(Self(parts))
+        Ok(Self { parts, written: None })
+    }
+
+    /// The same, shown as it is written: its value came out of the environment or a file, and may be a secret.
+    fn written_as(mut self, written: &str) -> Self {
+        self.written = Some(written.into());
+        for part in &mut self.parts {
+            if let Part::Literal(value) = part {
+                value.set_sensitive(true);
+            }
+        }
+        self
     }
 
     /// The parameters of a pattern that this needs.
     pub fn parameters(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|part| match part {
+        self.parts.iter().filter_map(|part| match part {
             Part::Path(name) => Some(&**name),
             _ => None,
         })
@@ -100,20 +115,22 @@ impl Template {
 
     /// Whether only a request with a key can fill this in.
     pub fn needs_key(&self) -> bool {
-        self.0.iter().any(|part| matches!(part, Part::KeyId | Part::KeyKind | Part::KeyName | Part::KeyScopes))
+        self.parts.iter().any(|part| matches!(part, Part::KeyId | Part::KeyKind | Part::KeyName | Part::KeyScopes))
     }
 
     /// The value for one request. `None` when `values` lacks what [`Template::needs_key`] and
     /// [`Template::parameters`] tell.
     pub(super) fn fill(&self, values: &mut Values<'_>) -> Option<HeaderValue> {
-        if let [part] = &self.0[..] {
+        if let [part] = &self.parts[..] {
             return part.value(values);
         }
         let mut bytes = Vec::new();
-        for part in &self.0 {
+        for part in &self.parts {
             bytes.extend_from_slice(part.value(values)?.as_bytes());
         }
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)).ok()
+        let mut value = HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)).ok()?;
+        value.set_sensitive(self.written.is_some());
+        Some(value)
     }
 }
 
@@ -182,7 +199,10 @@ fn one_spelling(raw: &str) -> String {
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|part| match part {
+        if let Some(written) = &self.written {
+            return f.write_str(written);
+        }
+        self.parts.iter().try_for_each(|part| match part {
             Part::ClientIp => f.write_str("{client.ip}"),
             Part::KeyId => f.write_str("{key.id}"),
             Part::KeyKind => f.write_str("{key.kind}"),
@@ -197,10 +217,19 @@ impl fmt::Display for Template {
     }
 }
 
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Template({:?})", self.to_string())
+    }
+}
+
 impl Value for Template {
     fn read(node: &Node<'_>) -> Option<Self> {
         match Self::parse(&node.text()?) {
-            Ok(template) => Some(template),
+            Ok(template) => Some(match node.placeholders() {
+                Some(written) => template.written_as(written),
+                None => template,
+            }),
             Err(error) => node.problem(format!("{}: {error}", node.path())),
         }
     }

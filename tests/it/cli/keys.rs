@@ -63,6 +63,7 @@ fn a_listing_is_a_table_and_as_json_an_array() {
 #[test]
 fn a_listing_goes_on_to_the_last_page_on_one_connection() {
     let server = Upstream::start();
+    server.sees_credentials();
     for (id, name) in [("pcl_000000000001", "first"), ("pcl_000000000002", "second")] {
         server.reply(json_reply(&serde_json::json!({"page_size": 1, "total_count": 2, "data": [key(id, name)]})));
     }
@@ -124,6 +125,7 @@ fn a_gate_that_cannot_be_reached_ends_with_3() {
 #[test]
 fn a_server_that_is_no_gate_is_told_as_such() {
     let server = Upstream::start();
+    server.sees_credentials();
     let address = format!("http://{}", server.address());
 
     server.answer_with("HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nnope!");
@@ -141,6 +143,7 @@ fn a_server_that_is_no_gate_is_told_as_such() {
 #[test]
 fn what_a_server_says_cannot_act_on_the_terminal() {
     let server = Upstream::start();
+    server.sees_credentials();
     let hostile = "\u{1b}[2J\u{202e}\u{9b}evil";
     let address = format!("http://{}", server.address());
     let page = serde_json::json!({"total_count": 1, "data": [key("pcl_000000000001", hostile)]});

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::secrets;
+
 /// One response. Headers are in order, repeated ones kept; the body is decoded from its framing.
 #[derive(Clone)]
 pub struct Answer {
@@ -41,6 +43,20 @@ impl Answer {
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
+    }
+
+    /// Searches the answer for secrets, but for the one that it issues.
+    #[track_caller]
+    pub(super) fn search(&self) {
+        if self.status == 201 && self.header("location").is_some() {
+            secrets::issued_in(&self.text());
+            return;
+        }
+        secrets::check("an answer", &self.raw);
+        secrets::check("an answer's body", &self.body);
+        for (name, value) in &self.headers {
+            secrets::check(name, value);
+        }
     }
 
     /// Whether the gate says that it closes the connection.

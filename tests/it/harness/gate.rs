@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::DEADLINE;
 use super::answer::Answer;
 use super::caller::Caller;
+use super::secrets;
 use super::setup::Setup;
 use super::tls::TlsClient;
 use super::upstream::Upstream;
@@ -41,13 +42,16 @@ impl Gate {
     /// The default rig with changes: `Gate::with(|setup| setup.option("limits", r#"key = { rate = "1/s" }"#))`.
     #[track_caller]
     pub fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
-        let setup = change(Setup::new());
+        secrets::watch();
+        // What is logged is searched for secrets: as much as there is.
+        let setup = change(Setup::new().option("log", "access = true"));
         let upstream = Upstream::start();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let source = Source { path: folder.path().join("portcullis.toml"), text: setup.toml(upstream.address()) };
         let config = Config::parse(&source).unwrap_or_else(|problems| panic!("{problems}"));
         let root = KeySecret::generate().expect("randomness");
         let text = root.expose().to_owned();
+        secrets::issued(&text);
         let store: Arc<dyn Store> = match setup.store.clone() {
             _ if setup.sled => Arc::new(SledStore::create(&config.store).expect("a new store")),
             Some(store) => store,
@@ -157,6 +161,11 @@ impl Drop for Gate {
     fn drop(&mut self) {
         // A test that failed while the upstream held a request would else wait for the drain's whole bound.
         self.upstream.release();
+        if self.running.is_some() && !self.setup.has("tls.ops") && !std::thread::panicking() {
+            self.ops_get("/metrics");
+        }
         self.shutdown();
+        secrets::check_log();
+        secrets::check_files(self.folder.path());
     }
 }

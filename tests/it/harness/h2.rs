@@ -206,6 +206,7 @@ impl H2Call {
             let trailers = body.trailers().await?;
             answer.headers.extend(trailers.iter().flat_map(pairs));
             answer.complete = true;
+            answer.search();
             Ok(answer)
         })
     }

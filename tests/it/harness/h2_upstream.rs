@@ -233,8 +233,10 @@ impl H2Upstream {
     }
 
     /// Forgets all requests; connections stay open and are counted on.
+    #[track_caller]
     pub fn forget(&self) {
         let mut state = self.state();
+        state.search();
         state.begun = 0;
         state.requests.clear();
     }
@@ -293,6 +295,16 @@ impl H2Upstream {
     }
 }
 
+impl State {
+    #[track_caller]
+    fn search(&self) {
+        for request in &self.requests {
+            super::secrets::check("what an upstream got", format!("{request:?}"));
+            super::secrets::check("a body that an upstream got", &request.body);
+        }
+    }
+}
+
 impl Drop for H2Upstream {
     fn drop(&mut self) {
         self.release();
@@ -300,6 +312,7 @@ impl Drop for H2Upstream {
         if let Some(running) = self.running.take() {
             let _ = running.join();
         }
+        self.state().search();
     }
 }
 

@@ -32,6 +32,7 @@ mod load_h2;
 mod process;
 mod program;
 pub mod raw_h2;
+pub mod secrets;
 mod service;
 mod setup;
 mod tls;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::DEADLINE;
 use super::caller::Caller;
 use super::file_calls::traced;
+use super::secrets;
 use super::service::{self, ServiceManager};
 use super::setup::Setup;
 use super::upstream::Upstream;
@@ -23,6 +24,9 @@ pub struct Process {
     lines: Receiver<Line>,
     stdout: Vec<String>,
     stderr: Vec<String>,
+    is_ours: bool,
+    /// Whether it is its job to print a key.
+    prints_a_key: bool,
 }
 
 enum Line {
@@ -64,13 +68,24 @@ impl Process {
     #[track_caller]
     pub fn spawn_as_set_up(mut command: Command) -> Self {
         command.stderr(Stdio::piped());
+        let words: Vec<String> = [command.get_program()]
+            .into_iter()
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(&word.as_str()));
+        let is_ours = has(&[env!("CARGO_BIN_EXE_portcullis")]);
+        let prints_a_key = has(&["init", "keygen", "create", "demo"]);
+        for (_, value) in command.get_envs().filter(|(name, _)| *name == "PORTCULLIS_KEY") {
+            value.iter().for_each(|key| secrets::issued(&key.to_string_lossy()));
+        }
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (sender, lines) = channel();
         if let Some(stdout) = child.stdout.take() {
             read_lines(stdout, sender.clone(), Line::Stdout);
         }
         read_lines(child.stderr.take().expect("piped"), sender, Line::Stderr);
-        Self { child, lines, stdout: Vec::new(), stderr: Vec::new() }
+        Self { child, lines, stdout: Vec::new(), stderr: Vec::new(), is_ours, prints_a_key }
     }
 
     /// Waits for a line on stderr that matches.
@@ -113,6 +128,14 @@ impl Process {
         Exit { code: status.code(), stdout: text(&self.stdout), stderr: text(&self.stderr) }
     }
 
+    /// Waits for the end of the process, and tells how it ended.
+    #[track_caller]
+    pub fn status(mut self) -> ExitStatus {
+        let deadline = Instant::now() + DEADLINE;
+        while self.read_line(deadline) {}
+        self.child.wait().expect("the child can be waited for")
+    }
+
     /// Everything on stderr up to now.
     pub fn stderr(&mut self) -> &[String] {
         while let Ok(line) = self.lines.try_recv() {
@@ -135,7 +158,22 @@ impl Process {
     fn keep(&mut self, line: Line) {
         match line {
             Line::Stderr(line) => self.stderr.push(line),
-            Line::Stdout(line) => self.stdout.push(line),
+            Line::Stdout(line) => {
+                if self.is_ours && self.prints_a_key {
+                    secrets::issued_in(&line);
+                }
+                self.stdout.push(line);
+            }
+        }
+    }
+
+    /// Searches what other users of the machine can see of a running process, and more: its environment too.
+    #[track_caller]
+    fn search_listing(&self) {
+        for file in ["cmdline", "environ"] {
+            if let Ok(text) = std::fs::read(format!("/proc/{}/{file}", self.pid())) {
+                secrets::check(&format!("a gate's /proc/PID/{file}"), text);
+            }
         }
     }
 }
@@ -150,6 +188,12 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.is_ours {
+            secrets::check("a command's stderr", self.stderr().join("\n"));
+            if !self.prints_a_key {
+                secrets::check("a command's stdout", self.stdout.join("\n"));
+            }
+        }
     }
 }
 
@@ -227,7 +271,14 @@ impl Installation {
     pub fn serve(&self) -> Served {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(self.arguments("serve")).stdin(Stdio::null()).stdout(Stdio::piped());
-        Self::served(command)
+        self.served(command)
+    }
+
+    /// Runs a command that runs `serve`, until it listens.
+    #[track_caller]
+    pub fn serve_by(&self, mut command: Command) -> Served {
+        command.stdout(Stdio::piped());
+        self.served(command)
     }
 
     /// Runs `serve` until it listens, with a variable in its environment.
@@ -271,13 +322,13 @@ impl Installation {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(self.arguments("serve")).env("NOTIFY_SOCKET", manager.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Self::served(command)
+        self.served(command)
     }
 
     /// Runs `serve` until it listens, with these sockets passed to it.
     #[track_caller]
     pub fn serve_passing(&self, sockets: &[(&str, &dyn AsFd)]) -> Served {
-        Self::served(self.command_passing(sockets))
+        self.served(self.command_passing(sockets))
     }
 
     /// Runs `serve` until it listens, with this file in place of `/etc/hosts`: in a mount namespace of its own.
@@ -288,7 +339,7 @@ impl Installation {
         command.arg(r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#).arg("sh").arg(hosts);
         command.arg(env!("CARGO_BIN_EXE_portcullis")).args(self.arguments("serve"));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Self::served(command)
+        self.served(command)
     }
 
     /// The command that [`Installation::serve_passing`] runs.
@@ -297,12 +348,20 @@ impl Installation {
     }
 
     #[track_caller]
-    fn served(command: Command) -> Served {
+    fn served(&self, command: Command) -> Served {
+        secrets::issued_by_files(self.folder());
         let mut process = Process::spawn_as_set_up(command);
         let line = process.wait_for(|line| address_in(line, "public").is_some());
         let public = address_in(&line, "public").expect("checked above");
         let ops = address_in(&line, "ops").expect("the ops address beside the public one");
+        process.search_listing();
         Served { process, public, ops }
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        secrets::check_files(self.folder.path());
     }
 }
 
@@ -335,6 +394,7 @@ fn address_in(line: &str, field: &str) -> Option<SocketAddr> {
 pub fn signal(child: &Child, name: &str) {
     use rustix::process::{Pid, Signal, kill_process};
     let signal = match name {
+        "ABRT" => Signal::ABORT,
         "HUP" => Signal::HUP,
         "INT" => Signal::INT,
         "KILL" => Signal::KILL,

@@ -191,6 +191,9 @@ impl RawH2 {
                 _ => continue,
             }
             if matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0 {
+                if status != 201 {
+                    super::secrets::check("an answer's body", &body);
+                }
                 return Seen::Answer { status, body };
             }
         }

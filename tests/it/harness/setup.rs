@@ -69,6 +69,11 @@ impl Setup {
         self
     }
 
+    /// Whether a table has a line.
+    pub(super) fn has(&self, section: &str) -> bool {
+        self.sections.iter().any(|(name, _)| name == section)
+    }
+
     /// Adds or replaces a line of `[upstream.main]`.
     pub fn upstream(self, line: &str) -> Self {
         self.option("upstream.main", line)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::DEADLINE;
 use super::answer::{decode_chunked, find};
+use super::secrets;
 
 /// A running upstream; it ends when it is dropped.
 pub struct Upstream {
@@ -89,6 +90,8 @@ struct State {
     holds_all: bool,
     released: bool,
     ended: bool,
+    /// A route passes the credential on.
+    sees_credentials: bool,
 }
 
 struct Connection {
@@ -270,9 +273,16 @@ impl Upstream {
         self.state().connections.iter().flat_map(|connection| connection.bytes.clone()).collect()
     }
 
+    /// Says that the gate passes credentials on to this upstream, which it else must not.
+    pub fn sees_credentials(&self) {
+        self.state().sees_credentials = true;
+    }
+
     /// Forgets all that was recorded; connections stay open and are counted on.
+    #[track_caller]
     pub fn forget(&self) {
         let mut state = self.state();
+        state.search();
         state.requests.clear();
         state.connections.iter_mut().for_each(|connection| connection.bytes.clear());
     }
@@ -334,6 +344,15 @@ impl Shared {
     }
 }
 
+impl State {
+    #[track_caller]
+    fn search(&self) {
+        if !self.sees_credentials {
+            self.connections.iter().for_each(|seen| secrets::check("what an upstream got", &seen.bytes));
+        }
+    }
+}
+
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.shared.change(|state| {
@@ -346,6 +365,7 @@ impl Drop for Upstream {
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
+        self.state().search();
     }
 }
 

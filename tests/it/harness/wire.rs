@@ -8,6 +8,7 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::DEADLINE;
 use super::answer::{Answer, Framing, decode_chunked};
+use super::secrets;
 
 /// One connection to a gate, in clear text or over TLS. Every read has a deadline and panics when it is missed.
 pub struct Wire {
@@ -103,6 +104,7 @@ impl Wire {
     pub fn read_rest(&mut self, answer: &mut Answer, method: &str) {
         let framing = answer.framing(method);
         self.read_body(answer, framing);
+        answer.search();
     }
 
     /// Reads one response, or finds that the gate has closed the connection without any.
@@ -157,6 +159,7 @@ impl Wire {
     pub fn read_to_end(&mut self) -> Vec<u8> {
         let deadline = Instant::now() + DEADLINE;
         while self.read_more(deadline) {}
+        secrets::check("what a connection got to its end", &self.received);
         std::mem::take(&mut self.received)
     }
 

@@ -121,7 +121,6 @@ fn many_reloads_of_a_gate_that_does_everything_fail_no_request_and_leave_nothing
             (client.clone(), Caller::new(address, Some(gate.root.secret())), Arc::clone(&stop));
         std::thread::spawn(move || keep_asking(client, &caller, address, &stop))
     };
-    let pid = gate.served.process.pid();
     let (mut taken, mut refused, mut before) = (0, 0, None);
     for number in 1..=reloads {
         match gate.reload(|setup| scene.variant(setup, number)) {
@@ -135,10 +134,10 @@ fn many_reloads_of_a_gate_that_does_everything_fail_no_request_and_leave_nothing
         assert_eq!(tunnel.read_until(b"\n"), b"word\n");
         // Once everything has been allocated for the first time.
         if number == reloads / 4 {
-            before = Some((Holding::of(pid), gate.served.ops_get("/metrics").text().lines().count()));
+            before = Some((Holding::of(&gate.served), gate.served.ops_get("/metrics").text().lines().count()));
         }
     }
-    let ((before, lines_before), after) = (before.expect("enough reloads"), Holding::of(pid));
+    let ((before, lines_before), after) = (before.expect("enough reloads"), Holding::of(&gate.served));
     stop.store(true, Ordering::Relaxed);
     let (answered, connections) = asking.join().expect("no request fails");
     let tally: Tally = load.stop();
