@@ -270,6 +270,11 @@ impl Upstream {
         self.state().connections.iter().flat_map(|connection| connection.bytes.clone()).collect()
     }
 
+    /// Every byte received on one connection.
+    pub fn raw_of(&self, connection: usize) -> Vec<u8> {
+        self.state().connections[connection].bytes.clone()
+    }
+
     /// Forgets all that was recorded; connections stay open and are counted on.
     pub fn forget(&self) {
         let mut state = self.state();
