@@ -12,11 +12,17 @@
 //! Authorization line with that key; `<W>` the start of a write request up to its framing.
 
 mod chunks;
+mod credentials;
+mod differential;
 mod fields;
+mod frames;
 mod framing;
+mod heads;
+mod identity;
 mod large;
 mod model;
 mod request_lines;
+mod responses;
 mod rig;
 mod sequences;
 mod targets;
@@ -24,7 +30,9 @@ mod targets;
 use rig::Outcome::{Closed, Passed, Refused};
 use rig::{OVER_HTTP1, OVER_HTTP2, Row, field, in_cells, pseudo, share};
 
-use crate::harness::{Back, Front};
+use crate::harness::raw_h2::{DATA, END_HEADERS, END_STREAM, HEADERS, block, head};
+use crate::harness::{Back, Front, Seen};
+use heads::Ending;
 
 const ONE_IN: usize = 16;
 
@@ -128,5 +136,173 @@ fn header_fields_over_http2_never_reach_an_upstream_with_two_readings() {
             fields[3].1 = hosts[at.parse::<usize>().expect("a number")].0.clone();
             fields
         });
+    });
+}
+
+#[test]
+fn a_credential_that_is_written_otherwise_is_none_over_any_wire() {
+    let in_frame = |rows: Vec<Row>| -> Vec<Row> {
+        let framed = |row: Row| Row { text: fields::IN_FIELDS.replace("<>", &row.text), ..row };
+        rows.into_iter().map(framed).collect()
+    };
+    in_cells(&OVER_HTTP1, |rig| {
+        rig.run_in_a_row(&in_frame(credentials::lines(rig)));
+        rig.run_in_a_row(&share(&in_frame(credentials::blanks(rig)), rig, &OVER_HTTP1, ONE_IN));
+    });
+    in_cells(&OVER_HTTP2, |rig| {
+        let rows = credentials::lines(rig).into_iter().map(over_http2).collect::<Vec<_>>();
+        rig.run_fields(&rows, fields::with_authority);
+    });
+}
+
+#[test]
+fn nobody_speaks_in_the_gates_name_in_any_spelling_over_any_wire() {
+    let framed = |row: Row| Row { text: fields::IN_FIELDS.replace("<>", &row.text), ..row };
+    let claims: Vec<Row> = identity::claims(false).into_iter().map(framed).collect();
+    let nominations = identity::nominations();
+    in_cells(&OVER_HTTP1, |rig| {
+        rig.run_in_a_row(&claims);
+        rig.run_in_a_row(&share(&nominations, rig, &OVER_HTTP1, ONE_IN));
+    });
+    let claims = identity::claims(true);
+    in_cells(&OVER_HTTP2, |rig| rig.run_fields(&claims, fields::with_authority));
+}
+
+#[test]
+fn heads_over_http2_that_are_none_never_reach_an_upstream() {
+    let rows = heads::rows();
+    in_cells(&OVER_HTTP2, |rig| {
+        let mut open = None;
+        for head in &rows {
+            rig.cell.forget();
+            let (mut frames, stream) = open.take().unwrap_or_else(|| (rig.cell.frames(), 1));
+            let seen = heads::send(rig, &mut frames, stream, &head.fields);
+            let message = format!("{} {}: {seen:?}", head.id, head.what);
+            let is_served = seen.status() == Some(200);
+            if head.ending == Ending::Request || (head.ending == Ending::Ignored && is_served) {
+                assert!(is_served, "{message}");
+                assert_eq!(rig.cell.last().target, "/api/v1/query", "{message}");
+            } else {
+                let is_refused = matches!(seen.status(), Some(400 | 405 | 501)) || matches!(seen, Seen::Reset(_));
+                let is_ended = matches!(seen, Seen::GoAway(_));
+                assert!(is_refused || (is_ended && head.ending != Ending::Stream), "{message}");
+                rig.cell.check_untouched();
+            }
+            if matches!(seen, Seen::GoAway(_)) {
+                rig.check_canary(None);
+            } else {
+                rig.check_frames_canary(&mut frames, stream + 2);
+                open = Some((frames, stream + 4)).filter(|_| stream < 200);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_body_over_http2_that_contradicts_its_head_is_never_whole_for_an_upstream() {
+    let rows = heads::contradictions();
+    in_cells(&OVER_HTTP2, |rig| {
+        let authorization = rig.ktel.authorization();
+        for row in &rows {
+            rig.cell.forget();
+            let mut frames = rig.cell.frames();
+            let head = head("POST", "/api/v1/write");
+            let fields = [&head[..], &[("authorization", &authorization)], row.fields].concat();
+            frames.request(1, &fields, false);
+            for (kind, flags, payload) in &row.frames {
+                frames.frame(*kind, *flags, 1, payload);
+            }
+            let seen = frames.outcome(1);
+            let is_refused =
+                matches!(seen.status(), Some(400..500)) || matches!(seen, Seen::Reset(_) | Seen::GoAway(_));
+            assert!(is_refused, "{} {}: {seen:?}", row.id, row.what);
+            assert!(rig.cell.requests().is_empty(), "{} {}: {:?}", row.id, row.what, rig.cell.requests());
+            rig.check_canary(None);
+        }
+    });
+}
+
+#[test]
+fn trailers_over_http2_carry_neither_a_key_nor_a_target() {
+    in_cells(&OVER_HTTP2, |rig| {
+        let authorization = rig.ktel.authorization();
+        let forged =
+            [(":path", "/forged"), ("authorization", &authorization), ("host", "forged"), ("content-length", "9")];
+        for trailer in forged {
+            for has_key in [true, false] {
+                rig.cell.forget();
+                let mut frames = rig.cell.frames();
+                let key = [("authorization", authorization.as_str())];
+                let fields = [&head("POST", "/api/v1/write")[..], if has_key { &key } else { &[] }].concat();
+                frames.request(1, &fields, false).frame(DATA, 0, 1, b"body");
+                frames.frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[trailer, ("x-end", "1")]));
+                // The protocol library drops pseudo-fields of trailers before anybody sees them.
+                assert_eq!(frames.outcome(1).status(), Some(if has_key { 200 } else { 401 }), "{trailer:?}");
+                let got = rig.cell.requests();
+                assert_eq!(got.len(), usize::from(has_key), "{trailer:?}");
+                for got in got {
+                    assert_eq!((got.target.as_str(), got.host.as_deref()), ("/api/v1/write", Some("gate.test")));
+                    assert!(!got.mentions("forged") && !got.mentions(&authorization), "{got:?}");
+                    assert!(got.trailers.iter().all(|(name, _)| name == "x-end"), "{got:?}");
+                }
+                rig.check_frames_canary(&mut frames, 3);
+            }
+        }
+    });
+}
+
+#[test]
+fn frames_that_break_the_protocol_end_the_connection() {
+    let rows = frames::fatal();
+    in_cells(&OVER_HTTP2, |rig| {
+        for (what, bytes) in &rows {
+            rig.cell.gate.upstream().hold();
+            let mut frames = rig.cell.frames();
+            frames.send(bytes);
+            let farewell = frames.farewell();
+            assert!(farewell.is_some_and(|code| code != 0), "{what}: {farewell:?}");
+            rig.cell.release();
+            rig.check_canary(None);
+        }
+        let cuts = "portcullis_http2_connections_cut_total{reason=\"protocol_error\"}";
+        rig.cell.gate.wait_for_metric(cuts, rows.len() as f64);
+    });
+}
+
+#[test]
+fn frames_that_break_a_stream_reset_it_and_no_other() {
+    let rows = frames::resets();
+    in_cells(&OVER_HTTP2[..1], |rig| {
+        for (what, bytes) in &rows {
+            rig.cell.gate.upstream().hold();
+            let mut frames = rig.cell.frames();
+            frames.send(bytes);
+            let seen = frames.outcome(1);
+            assert!(matches!(seen, Seen::Reset(_) | Seen::GoAway(_)), "{what}: {seen:?}");
+            rig.cell.release();
+            if matches!(seen, Seen::Reset(_)) {
+                rig.check_frames_canary(&mut frames, 3);
+            }
+            rig.check_canary(None);
+        }
+    });
+}
+
+#[test]
+fn frames_that_any_client_may_send_disturb_nothing() {
+    let rows = frames::harmless();
+    in_cells(&OVER_HTTP2, |rig| {
+        for (what, bytes) in &rows {
+            for piece in [bytes.len(), 1] {
+                rig.cell.forget();
+                let mut frames = rig.cell.frames();
+                for piece in bytes.chunks(piece) {
+                    frames.send(piece);
+                }
+                assert_eq!(frames.outcome(1).status(), Some(200), "{what} in pieces of {piece}");
+                assert_eq!(rig.cell.requests().len(), 1, "{what} in pieces of {piece}");
+                rig.check_frames_canary(&mut frames, 3);
+            }
+        }
     });
 }

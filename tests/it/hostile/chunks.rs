@@ -6,6 +6,13 @@ use super::rig::{Case, Outcome, Row, byte, bytes};
 
 pub(crate) const IN_CHUNKS: &str = "<W>Transfer-Encoding: chunked¶¶<>";
 
+/// The bodies alone.
+pub(crate) fn bodies() -> Vec<Row> {
+    let mut rows = Row::of_table(CHUNKS, "<>");
+    rows.extend(generated().into_iter().map(|(id, text, outcome)| Row::new(id, text, outcome)));
+    rows
+}
+
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Row::of_table(CHUNKS, IN_CHUNKS);
     rows.extend(

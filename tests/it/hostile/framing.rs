@@ -75,7 +75,7 @@ const FRAMING: &[Case] = &[
 ];
 
 /// Lengths that are not one number in its only spelling.
-const LENGTHS: [&str; 31] = [
+pub(crate) const LENGTHS: [&str; 31] = [
     "",
     "+5",
     "-5",
@@ -110,7 +110,7 @@ const LENGTHS: [&str; 31] = [
 ];
 
 /// Codings that are not `chunked` alone.
-const ENCODINGS: [&str; 27] = [
+pub(crate) const ENCODINGS: [&str; 27] = [
     "",
     "identity",
     "gzip",

@@ -59,8 +59,9 @@ pub(crate) fn check_head(sent: &Fields, cell: &Cell, got: &Got) {
     let mut fields: Vec<(String, String)> = Vec::new();
     for (name, value) in sent.iter().filter(|(name, _)| !name.starts_with(b":")) {
         let (name, value) = (text(name), text(value));
-        // RFC 9113 §8.2.3: the pieces of a cookie are one field.
+        // RFC 9113 §8.2.3: the pieces of a cookie are one field, to which empty ones add nothing.
         match fields.iter_mut().find(|(given, _)| name == "cookie" && *given == name) {
+            Some(_) if value.is_empty() => {}
             Some((_, cookie)) => *cookie += &format!("; {value}"),
             None => fields.push((name, value)),
         }

@@ -1,11 +1,11 @@
 //! The rig of the hostile catalogue: the notation, one driver for HTTP/1.1 and one for HTTP/2, and the canary.
 
-use std::cell::Cell as Slot;
+use std::cell::{Cell as Slot, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::model;
 use crate::harness::raw_h2::{END_HEADERS, END_STREAM, HEADERS, block, head};
-use crate::harness::{Answer, Back, Caller, Cell, Front, RawH2, Seen, Wire, check};
+use crate::harness::{Answer, Back, Caller, Cell, Front, RawH2, Recorded, Seen, Wire, check};
 
 use Outcome::{Aborted, Closed, Passed, Refused};
 
@@ -76,6 +76,8 @@ pub(crate) struct Rig {
     pub(crate) kread: Caller,
     pub(crate) ktel: Caller,
     kdead: Caller,
+    /// What an upstream of HTTP/1.1 has got, for others to read.
+    pub(crate) passed: RefCell<Vec<(&'static str, Recorded)>>,
 }
 
 impl Rig {
@@ -91,7 +93,7 @@ impl Rig {
         let (kread, ktel) = (gate.key(&["monitor:read", "issue:read"]), gate.telemetry_key());
         let kdead = gate.key(&["monitor:read"]);
         gate.root().delete(kdead.id());
-        Self { cell, kread, ktel, kdead }
+        Self { cell, kread, ktel, kdead, passed: RefCell::default() }
     }
 
     /// The bytes that a text in the catalogue's notation stands for.
@@ -102,12 +104,8 @@ impl Rig {
             .replace("<H>", "Host: t¶")
             .replace("<kread>", &line(&self.kread))
             .replace("<ktel>", &line(&self.ktel))
-            .replace("<kdead>", &line(&self.kdead))
-            .replace('¶', "\r\n")
-            .replace('⏎', "\n")
-            .replace('␍', "\r")
-            .replace('␀', "\0");
-        unescape(&text)
+            .replace("<kdead>", &line(&self.kdead));
+        plain(&text)
     }
 
     /// Runs rows over HTTP/1.1, each on a connection of its own and cut into pieces of this length, and reports all that
@@ -169,6 +167,7 @@ impl Rig {
         self.check_upstream(row.outcome);
         if row.outcome == Passed {
             model::check(bytes, &self.cell, &self.cell.last());
+            self.note(row.id);
         }
         // HTTP/1.0 closes without a word; everything else says whether the connection stays.
         let stays = answer.is_some_and(|answer| answer.complete && !answer.says_close()) && is_http_1_1(bytes);
@@ -177,6 +176,12 @@ impl Rig {
         }
         self.check_canary(Some(&mut wire));
         Some(wire)
+    }
+
+    fn note(&self, id: &'static str) {
+        if self.cell.back == Back::H1 {
+            self.passed.borrow_mut().push((id, self.cell.gate.upstream().last()));
+        }
     }
 
     /// Asserts what the upstream has seen of a case.
@@ -242,6 +247,7 @@ impl Rig {
         self.check_upstream(outcome);
         if outcome == Passed {
             model::check_head(fields, &self.cell, &self.cell.last());
+            self.note("over HTTP/2");
         }
         if matches!(seen, Seen::GoAway(_) | Seen::Closed) {
             return self.check_canary(None);
@@ -300,6 +306,11 @@ fn check_refused_and_closed(wire: &mut Wire, answer: Option<&Answer>, status: u1
 fn is_http_1_1(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request);
     text.trim_start().lines().next().is_some_and(|line| line.ends_with("HTTP/1.1"))
+}
+
+/// The bytes that a text in the catalogue's notation stands for, where it names no key.
+pub(crate) fn plain(text: &str) -> Vec<u8> {
+    unescape(&text.replace('¶', "\r\n").replace('⏎', "\n").replace('␍', "\r").replace('␀', "\0"))
 }
 
 /// `\xNN` as the byte that it names.
