@@ -181,7 +181,7 @@ fn drop_fields(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool
 }
 
 pub(super) fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
-    if name.bytes().any(|byte| byte == b'_' || byte == b'.') {
+    if !name.bytes().all(is_plain) {
         return is_special_in_disguise(name);
     }
     is_hop_by_hop(name)
@@ -192,14 +192,14 @@ pub(super) fn is_dropped_from_request(name: &str, peer_trusted: bool) -> bool {
 
 /// Whether one of the `sources` reads its key from the field `name`, in whatever spelling.
 pub fn carries_key<'s>(name: &str, mut sources: impl Iterator<Item = &'s Source>) -> bool {
-    let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
     sources.any(|source| match source {
         Source::Basic | Source::Bearer => false,
-        Source::Header(header) => header.as_str().bytes().map(plain).eq(name.bytes().map(plain)),
+        Source::Header(header) => header.as_str().bytes().map(plain_byte).eq(name.bytes().map(plain_byte)),
     })
 }
 
-/// Back ends that speak CGI or WSGI read `X_Forwarded_For` and `X.Forwarded.For` as `X-Forwarded-For`.
+/// Back ends that speak CGI or WSGI read `X_Forwarded_For` as `X-Forwarded-For`, some of them `X.Forwarded.For` and
+/// `X~Forwarded~For` too: whatever is no letter and no digit is one underscore to them.
 fn is_special_in_disguise(name: &str) -> bool {
     let plain = plain_name(name);
     is_hop_by_hop(&plain)
@@ -211,7 +211,16 @@ fn is_special_in_disguise(name: &str) -> bool {
 
 /// The spelling that back ends may read a lower-case name as.
 pub(super) fn plain_name(name: &str) -> String {
-    name.replace(['_', '.'], "-")
+    name.bytes().map(|byte| char::from(plain_byte(byte))).collect()
+}
+
+/// The same for one character of a name.
+pub(super) fn plain_byte(byte: u8) -> u8 {
+    if is_plain(byte) { byte } else { b'-' }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
 pub(super) fn is_hop_by_hop(name: &str) -> bool {

@@ -5,7 +5,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::{IDENTITY_PREFIX, changes_meaning, is_hop_by_hop, plain_name};
+use super::headers::{IDENTITY_PREFIX, changes_meaning, is_hop_by_hop, plain_byte, plain_name};
 
 /// Which way a message goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -14,10 +14,9 @@ pub enum Direction {
     Response,
 }
 
-/// Whether `one` and `other` are the same field to a back end that reads `_` and `.` as `-`.
+/// Whether `one` and `other` are the same field to a back end that takes all but letters and digits for one character.
 pub fn is_same_field(one: &HeaderName, other: &HeaderName) -> bool {
-    let plain = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
-    one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
+    one.as_str().bytes().map(plain_byte).eq(other.as_str().bytes().map(plain_byte))
 }
 
 /// Whether one of `names` is the same field.

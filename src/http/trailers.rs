@@ -5,7 +5,7 @@
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER};
 
-use super::headers::{is_dropped_from_request, is_dropped_from_response};
+use super::headers::{is_dropped_from_request, is_dropped_from_response, plain_name};
 
 /// Far more than anybody sends; a status of gRPC with its details fits.
 const FIELDS_MAX: usize = 64;
@@ -68,7 +68,7 @@ fn prepare(trailers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) -
 }
 
 fn comes_too_late(name: &HeaderName) -> bool {
-    is_for_heads(&name.as_str().replace(['_', '.'], "-"))
+    is_for_heads(&plain_name(name.as_str()))
 }
 
 /// Fields that frame, route, authenticate or qualify a message, and so come too late behind it.

@@ -258,53 +258,6 @@ fn the_scheme_is_read_in_any_case() {
 }
 
 #[test]
-fn a_credential_that_is_written_otherwise_is_refused() {
-    let gate = Gate::with(|setup| setup.option("limits", r#"failures = { rate = "1000/s", burst = 100000 }"#));
-    let key = gate.key(&["monitor:read"]);
-    let secret = key.secret();
-    let pair = encoded(&format!("{secret}:"));
-    let unpadded = pair.trim_end_matches('=');
-    assert_ne!(unpadded, pair, "the rig's pair needs padding");
-    let broken_checksum = format!("{}{}", &secret[..54], if secret.ends_with('0') { '1' } else { '0' });
-    let wrong = [
-        format!("Basic  {pair}"),
-        format!("Basic\t{pair}"),
-        format!("Basic{pair}"),
-        "Basic".to_owned(),
-        format!("Basic {unpadded}"),
-        format!("Basic {pair}="),
-        format!("Basic {pair}===="),
-        format!("Basic {}", encoded(secret)),
-        format!("Basic {}", encoded(&format!("{secret}:\0"))),
-        format!("Basic {}", encoded(&format!("{secret}\0:"))),
-        format!("Basic {}", encoded(&format!(" {secret}:"))),
-        format!("Basic {}", encoded(&format!("{}:", secret.to_uppercase()))),
-        format!("Basic {}", encoded(&format!("{}...:", key.id()))),
-        format!("Basic {}", encoded(&format!("{}:", key.id()))),
-        format!("Basic {}", encoded(&format!("{broken_checksum}:"))),
-        format!("Basic {}", encoded(&format!("{secret}:{}", "x".repeat(1_100)))),
-        format!("Basic {}", STANDARD.encode(b"\xff\xfe:")),
-        format!("Basic {}", encoded("abcé:")),
-        "Basic fn5-Og==".to_owned(),
-        "Basic fn5+Og==".to_owned(),
-        format!("Bearer  {secret}"),
-        format!("Bearer {pair}"),
-        format!("Bearer {secret},"),
-        format!("Bearer {secret} {secret}"),
-        format!("Bearer {}...", key.id()),
-        format!("Token {secret}"),
-        format!("Digest username=\"{secret}\""),
-        secret.to_owned(),
-        pair,
-    ];
-    for authorization in &wrong {
-        check_problem(&present(&gate, authorization), 401, "unauthenticated");
-    }
-    assert!(gate.upstream().requests().is_empty());
-    check(&key.get("/open/x"), 200);
-}
-
-#[test]
 fn blanks_around_a_header_value_are_no_part_of_it() {
     let gate = Gate::start();
     let key = gate.key(&["monitor:read"]);

@@ -145,84 +145,6 @@ fn host_is_named_once_or_twice_alike() {
     assert_eq!(gate.upstream().raw(), b"");
 }
 
-/// Fields beside the usual ones, or in their place, and what becomes of the request.
-struct Case(&'static str, Vec<(&'static [u8], &'static [u8])>);
-
-#[test]
-fn requests_that_are_none_never_reach_the_upstream() {
-    let gate = Gate::start();
-    let authorization = gate.key(&["monitor:read"]).authorization();
-    let usual: [(&[u8], &[u8]); 4] =
-        [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/api/v1/query"), (b":authority", b"gate.test")];
-    let path = |id, path| Case(id, vec![(b":path", path)]);
-    let cases = [
-        path("A01", b"/api/v1/query/../admin/x"),
-        path("A08", b"/api/v1%2fadmin/x"),
-        path("A10", b"//api/v1/admin/x"),
-        path("A32", b"http://gate.test/api/v1/query"),
-        path("A41", b"*"),
-        path("A41", b"?x"),
-        path("A41", b"#x"),
-        path("A41", b"x"),
-        path("A41", b""),
-        path("A41", b"/a b"),
-        path("A41", b"/a\r\nX: y"),
-        path("A41", b"/api/v1/query\x00"),
-        path("A41", b"/api/v1/qu\"ery"),
-        Case("B06", vec![(b":method", b"CONNECT")]),
-        Case("B06", vec![(b":method", b"CONNECT"), (b":protocol", b"websocket")]),
-        Case("B12", vec![(b":method", b"GET GET")]),
-        Case("B12", vec![(b":method", b"GETGETGETGETGETGETGETGETGETGETGETGETGET")]),
-        Case("G02", vec![(b"X-Upper", b"1")]),
-        Case("G02", vec![(b"", b"1")]),
-        Case("G02", vec![(b"x:y", b"1")]),
-        Case("G02", vec![(b"x y", b"1")]),
-        Case("G03", vec![(b"x-y", b"a\rb")]),
-        Case("G03", vec![(b"x-y", b"a\nX-Z: b")]),
-        Case("G03", vec![(b"x-y", b"a\x00")]),
-        Case("G03", vec![(b"x-y", b" a")]),
-        Case("G03", vec![(b"x-y", b"a\t")]),
-        Case("G03", vec![(b"cookie", b"a\x00")]),
-        Case("G04", vec![(b"connection", b"x")]),
-        Case("G04", vec![(b"keep-alive", b"x")]),
-        Case("G04", vec![(b"proxy-connection", b"x")]),
-        Case("G04", vec![(b"transfer-encoding", b"chunked")]),
-        Case("G04", vec![(b"upgrade", b"websocket")]),
-        Case("G04", vec![(b"te", b"gzip")]),
-        Case("G05", vec![(b"content-length", b"5")]),
-        Case("G05", vec![(b"content-length", b"0"), (b"content-length", b"1")]),
-        Case("G06", vec![(b"content-length", b"+0")]),
-        Case("G06", vec![(b"content-length", b"")]),
-        Case("G06", vec![(b"content-length", b"18446744073709551616")]),
-        Case("G09", vec![(b":scheme", b"http://x/?")]),
-        Case("pseudo", vec![(b":status", b"200")]),
-        Case("pseudo", vec![(b":unknown", b"1")]),
-        Case("pseudo", vec![(b"x-y", b"1"), (b":path", b"/api/v1/query")]),
-    ];
-    for Case(id, changed) in cases {
-        // A pseudo-field takes the place of the usual one, unless it stands behind another field.
-        let is_placed =
-            |name: &[u8]| changed[0].0 == name || (changed.len() > 1 && changed[1].0 == name && name != b":path");
-        let mut fields: Vec<(&[u8], &[u8])> = usual.iter().filter(|(name, _)| !is_placed(name)).copied().collect();
-        fields.extend_from_slice(&changed);
-        fields.push((b"authorization", authorization.as_bytes()));
-        let mut raw = RawH2::connect(gate.public());
-        raw.frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields));
-
-        let seen = raw.outcome(1);
-
-        let refused =
-            matches!(seen.status(), Some(400 | 405 | 501)) || matches!(seen, Seen::Reset(_) | Seen::GoAway(_));
-        assert!(refused, "{id} {changed:?}: {seen:?}");
-        assert_eq!(gate.upstream().raw(), b"", "{id} {changed:?}");
-        if !matches!(seen, Seen::GoAway(_)) {
-            raw.request(3, &head("GET", "/public/canary"), true);
-            assert_eq!(raw.outcome(3).status(), Some(200), "{id} {changed:?}");
-            gate.upstream().forget();
-        }
-    }
-}
-
 #[test]
 fn scheme_is_believed_by_nobody() {
     let gate = Gate::start();
@@ -262,23 +184,6 @@ fn heads_over_the_limits_get_the_same_answers_as_over_http_1() {
     assert_eq!(status("/api/v1/query", &[("x-y", &longer)]).status(), Some(431));
     assert_eq!(status(&format!("/{}", "x".repeat(9 << 10)), &[]).status(), Some(414));
     assert_eq!(gate.upstream().requests().len(), 1);
-}
-
-#[test]
-fn body_that_contradicts_its_length_is_never_whole_for_the_upstream() {
-    let gate = Gate::start();
-    let authorization = gate.telemetry_key().authorization();
-    let fields = [&head("POST", "/api/v1/write")[..], &[("authorization", &authorization), ("content-length", "5")]];
-    for body in ["four", "sixsix"] {
-        let mut raw = RawH2::connect(gate.public());
-        raw.request(1, &fields.concat(), false).frame(raw_h2::DATA, END_STREAM, 1, body.as_bytes());
-
-        let seen = raw.outcome(1);
-
-        assert!(matches!(seen, Seen::Reset(_)) || seen.status() == Some(400), "{body}: {seen:?}");
-        let requests = gate.upstream().requests();
-        assert!(requests.is_empty(), "{body}: {requests:?}");
-    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! upstreams of HTTP/1.1 and HTTP/2. Each test here runs in all eight cells and names the one that it failed in.
 
 mod bodies;
-mod hostile;
 mod interim;
 mod programs;
 

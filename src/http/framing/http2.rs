@@ -29,11 +29,12 @@ pub(crate) fn normalize(parts: &mut Parts, limits: RequestLimits) -> Result<(), 
     if target.as_str() == "/" && *target != PathAndQuery::from_static("/") {
         return Err(Malformed::TargetForm);
     }
-    join_cookies(&mut parts.headers)?;
-    check_head_in_place(&mut rendered(parts, target.as_str(), limits)?, limits)?;
+    // Before cookies are joined: the edges of each piece count.
     if parts.headers.values().any(has_blank_edge) {
         return Err(Malformed::FieldValue);
     }
+    join_cookies(&mut parts.headers)?;
+    check_head_in_place(&mut rendered(parts, target.as_str(), limits)?, limits)?;
     parts.uri = Uri::from(target.clone());
     Ok(())
 }
@@ -56,15 +57,12 @@ fn move_authority(parts: &mut Parts) -> Result<(), Malformed> {
     }
 }
 
-/// RFC 9113 §8.2.3: the pieces are one field everywhere else.
+/// RFC 9113 §8.2.3: the pieces are one field everywhere else. Empty ones add nothing to it.
 fn join_cookies(headers: &mut HeaderMap) -> Result<(), Malformed> {
-    let mut cookies = headers.get_all(COOKIE).iter();
-    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
-        let mut joined = first.as_bytes().to_vec();
-        for cookie in std::iter::once(second).chain(cookies) {
-            joined.extend_from_slice(b"; ");
-            joined.extend_from_slice(cookie.as_bytes());
-        }
+    let cookies = headers.get_all(COOKIE);
+    if cookies.iter().nth(1).is_some() {
+        let pieces = cookies.iter().map(HeaderValue::as_bytes).filter(|piece| !piece.is_empty());
+        let joined = pieces.collect::<Vec<_>>().join(&b"; "[..]);
         let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).map_err(|_| Malformed::FieldValue)?;
         headers.insert(COOKIE, joined);
     }
@@ -162,5 +160,9 @@ mod tests {
         let mut parts = parts("/x", &[("host", "a"), ("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
         normalize(&mut parts, LIMITS).unwrap();
         assert_eq!(parts.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+        let mut parts = self::parts("/x", &[("host", "a"), ("cookie", ""), ("cookie", "b=2"), ("cookie", "")]);
+        normalize(&mut parts, LIMITS).unwrap();
+        assert_eq!(parts.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["b=2"]);
+        check("/x", &[("host", "a"), ("cookie", "a=1 "), ("cookie", "b=2")], Err(Malformed::FieldValue));
     }
 }

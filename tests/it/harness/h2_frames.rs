@@ -13,6 +13,15 @@ pub struct H2Frames {
     accepting: Option<JoinHandle<()>>,
 }
 
+/// What is sent for the head of a request.
+pub enum Said {
+    /// Nothing: the connection ends.
+    End,
+    Frames(Vec<u8>),
+    /// The last bytes of the connection.
+    Last(Vec<u8>),
+}
+
 #[derive(Default)]
 struct Shared {
     streams: Mutex<Vec<TcpStream>>,
@@ -69,6 +78,11 @@ impl H2Frames {
     /// `answer` gets the number of the connection, from 0, and the stream of each request's head, and gives the bytes to
     /// send; `None` closes the connection.
     pub fn start(answer: impl Fn(usize, u32) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::with(move |number, stream| answer(number, stream).map_or(Said::End, Said::Frames))
+    }
+
+    /// The same, for answers behind which the connection ends.
+    pub fn with(answer: impl Fn(usize, u32) -> Said + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a local address");
         let shared = Arc::new(Shared::default());
@@ -111,11 +125,7 @@ impl Drop for H2Frames {
     }
 }
 
-fn talk(
-    mut stream: TcpStream,
-    number: usize,
-    answer: &(impl Fn(usize, u32) -> Option<Vec<u8>> + ?Sized),
-) -> Option<()> {
+fn talk(mut stream: TcpStream, number: usize, answer: &(impl Fn(usize, u32) -> Said + ?Sized)) -> Option<()> {
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).ok()?;
     stream.read_exact(&mut [0; PREFACE]).ok()?;
     loop {
@@ -127,11 +137,14 @@ fn talk(
         match kind {
             SETTINGS if flags == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).ok()?,
             HEADERS if flags & END_HEADERS != 0 => {
-                let Some(bytes) = answer(number, u32::from_be_bytes(stream_id)) else {
+                let said = answer(number, u32::from_be_bytes(stream_id));
+                if let Said::Frames(bytes) | Said::Last(bytes) = &said {
+                    stream.write_all(bytes).ok()?;
+                }
+                if !matches!(said, Said::Frames(_)) {
                     let _ = stream.shutdown(Shutdown::Both);
                     return None;
-                };
-                stream.write_all(&bytes).ok()?;
+                }
             }
             _ => {}
         }

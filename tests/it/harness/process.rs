@@ -286,7 +286,7 @@ impl Installation {
     pub fn serve_with(&self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Served {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(self.arguments("serve")).env(name, value).stdin(Stdio::null()).stdout(Stdio::piped());
-        Self::served(command)
+        self.served(command)
     }
 
     /// Runs `serve` until it listens, its calls recorded in `trace`. What is signalled is the recorder.
@@ -294,7 +294,7 @@ impl Installation {
     pub fn serve_traced(&self, trace: &Path) -> Served {
         let mut command = traced(&self.program("serve"), trace);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Self::served(command)
+        self.served(command)
     }
 
     /// Ends a gate whose calls are recorded, which has its store there, and with it the recording.

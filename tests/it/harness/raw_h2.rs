@@ -188,6 +188,8 @@ impl RawH2 {
                 RST_STREAM => return Seen::Reset(code(&frame.payload)),
                 HEADERS if status < 200 => status = status_of(&frame.payload),
                 DATA => body.extend_from_slice(&frame.payload),
+                // Trailers.
+                HEADERS => {}
                 _ => continue,
             }
             if matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0 {

@@ -278,6 +278,11 @@ impl Upstream {
         self.state().sees_credentials = true;
     }
 
+    /// Every byte received on one connection.
+    pub fn raw_of(&self, connection: usize) -> Vec<u8> {
+        self.state().connections[connection].bytes.clone()
+    }
+
     /// Forgets all that was recorded; connections stay open and are counted on.
     #[track_caller]
     pub fn forget(&self) {
