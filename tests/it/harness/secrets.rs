@@ -115,7 +115,7 @@ pub fn check_log() {
     static CONTROL: Mutex<()> = Mutex::new(());
     let _one_at_a_time = CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
     let mut pieces = LOG.pieces();
-    let found = pieces.iter().find_map(|piece| find(piece));
+    let found = pieces.iter().find_map(find);
     pieces.turn();
     drop(pieces);
     if let (Some(found), false) = (found, std::thread::panicking()) {
