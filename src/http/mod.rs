@@ -7,6 +7,7 @@ pub mod framing;
 mod grpc;
 pub mod headers;
 pub mod overrides;
+pub mod pieces;
 mod problem;
 mod refusal;
 mod request_id;

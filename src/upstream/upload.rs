@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use super::RequestContent;
 use super::http2::Permit;
+use crate::http::pieces::Gatherer;
 
 /// How much of a body is kept. Small requests are most of those that an upstream refuses when it shuts down.
 const KEPT_BYTES_MAX: usize = 64 << 10;
@@ -32,8 +33,11 @@ pub struct Unread {
 pub(super) struct Upload<B> {
     body: B,
     stream: SendStream<Bytes>,
+    gatherer: Gatherer,
     /// A piece that waits for room in the stream's window, and whether it is the last.
     waiting: Option<(Bytes, bool)>,
+    /// What follows all of that, once it has come.
+    trailers: Option<HeaderMap>,
     is_over: bool,
     /// `None` once it would be too much.
     kept: Option<Unread>,
@@ -49,7 +53,17 @@ pub(super) struct Broken;
 impl<B: RequestContent> Upload<B> {
     pub(super) fn new(body: B, stream: SendStream<Bytes>) -> Self {
         let kept = Some(Unread::default());
-        Self { body, stream, waiting: None, is_over: false, kept, kept_bytes: 0, progress: Arc::default() }
+        Self {
+            body,
+            stream,
+            gatherer: Gatherer::default(),
+            waiting: None,
+            trailers: None,
+            is_over: false,
+            kept,
+            kept_bytes: 0,
+            progress: Arc::default(),
+        }
     }
 
     /// Sends what there is. Ready when all of it is handed over, or the upstream takes no more.
@@ -68,6 +82,7 @@ impl<B: RequestContent> Upload<B> {
                     }
                 }
                 Some(_) => self.send_waiting(),
+                None if self.trailers.is_some() => self.send_trailers(),
                 None => ready!(self.poll_body(cx))?,
             }
         }
@@ -80,39 +95,58 @@ impl<B: RequestContent> Upload<B> {
         self.is_over = self.stream.send_data(piece, is_last).is_err() || is_last;
     }
 
+    fn send_trailers(&mut self) {
+        let Some(trailers) = self.trailers.take() else { return };
+        self.stream.reserve_capacity(0);
+        let _ = self.stream.send_trailers(trailers);
+        self.is_over = true;
+    }
+
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            None => {
-                self.waiting = Some((Bytes::new(), true));
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => {
+                let held = ready!(self.gatherer.poll_held(cx));
+                self.wait_with(held, false);
                 return Poll::Ready(Ok(()));
             }
-            Some(Ok(frame)) => frame,
-            Some(Err(_)) => {
+            Poll::Ready(None) => {
+                let held = self.gatherer.take_held().unwrap_or_default();
+                self.wait_with(held, true);
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(_))) => {
                 self.is_over = true;
                 self.stream.send_reset(Reason::CANCEL);
                 return Poll::Ready(Err(Broken));
             }
         };
         match frame.into_data() {
-            // A frame that says nothing is not worth one.
-            Ok(piece) if piece.is_empty() && !self.body.is_end_stream() => {}
             Ok(piece) => {
                 self.keep(&piece);
-                // More than it has is asked for when it is sent; a whole piece now would starve other streams.
-                self.stream.reserve_capacity(usize::from(!piece.is_empty()));
-                self.waiting = Some((piece, self.body.is_end_stream()));
+                let is_last = self.body.is_end_stream();
+                if let Some(piece) = self.gatherer.give(piece, is_last) {
+                    self.wait_with(piece, is_last);
+                }
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
                 if let Some(kept) = &mut self.kept {
                     kept.trailers = Some(trailers.clone());
                 }
-                self.stream.reserve_capacity(0);
-                let _ = self.stream.send_trailers(trailers);
-                self.is_over = true;
+                if let Some(held) = self.gatherer.take_held() {
+                    self.wait_with(held, false);
+                }
+                self.trailers = Some(trailers);
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn wait_with(&mut self, piece: Bytes, is_last: bool) {
+        // More than it has is asked for when it is sent; a whole piece now would starve other streams.
+        self.stream.reserve_capacity(usize::from(!piece.is_empty()));
+        self.waiting = Some((piece, is_last));
     }
 
     fn keep(&mut self, piece: &Bytes) {

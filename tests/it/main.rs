@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod crash;
 mod demo;
+mod exhaustion;
 mod forwarding;
 mod fsync;
 mod hostile;

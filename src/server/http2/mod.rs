@@ -40,6 +40,7 @@ use super::exchange::{ConnectionInfo, Exchange, Handler};
 use super::settings::Client;
 use super::watch::{Moment, Watch};
 use crate::http::framing::{self, RequestLimits};
+use crate::http::pieces::Gathered;
 use crate::metrics::Metrics;
 use guard::Guarded;
 use ledger::{Ledger, SharedLedger};
@@ -214,7 +215,7 @@ impl Waiting {
 }
 
 /// What is sent behind a response's head: its body, or nothing where that was all that was asked for.
-type Sent<B> = Either<B, Empty<Bytes>>;
+type Sent<B> = Either<Gathered<B>, Empty<Bytes>>;
 
 /// A handler on one connection.
 struct Service<H> {
@@ -245,7 +246,7 @@ impl<H: Handler> Service<H> {
             watch.set_answered();
             // RFC 9113 §8.2.2: what a handler says of the connection ends at the stream.
             response.headers_mut().remove(CONNECTION);
-            Ok(if is_head { without_body(response) } else { response.map(Either::Left) })
+            Ok(if is_head { without_body(response) } else { response.map(Gathered::new).map(Either::Left) })
         }
     }
 }

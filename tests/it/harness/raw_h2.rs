@@ -74,6 +74,11 @@ impl RawH2 {
         Self { stream: Stream::Clear(stream), received: Vec::new(), answers: true }
     }
 
+    /// Greets over a connection of the caller's making.
+    pub fn on(stream: TcpStream, settings: &[(u16, u32)]) -> Self {
+        Self { stream: Stream::Clear(stream), received: Vec::new(), answers: true }.greet(settings)
+    }
+
     /// Connects and sends preface and settings.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
@@ -187,6 +192,8 @@ impl RawH2 {
                 _ if frame.stream != stream => continue,
                 RST_STREAM => return Seen::Reset(code(&frame.payload)),
                 HEADERS if status < 200 => status = status_of(&frame.payload),
+                // Trailers.
+                HEADERS => {}
                 DATA => body.extend_from_slice(&frame.payload),
                 // Trailers.
                 HEADERS => {}
