@@ -349,9 +349,8 @@ impl Refusal {
             Self::BodyBroken => "The body broke off or was malformed.",
             Self::BodyTimeout => "The body did not arrive in time.",
             Self::CredentialsConflicting => "The request carries two different keys. Send one.",
-            Self::CredentialsMalformed | Self::CredentialsMissing | Self::KeyUnknown => {
-                "This needs a valid API key, as the user name of Basic authentication or as a Bearer token."
-            }
+            // Short: a stranger's request is short too, and gets no more than ten times as much.
+            Self::CredentialsMalformed | Self::CredentialsMissing | Self::KeyUnknown => "An API key is needed.",
             Self::CrossSite => "Keys cannot be managed by requests that a page of another site makes.",
             Self::EncodedSlash => "The path has an encoded slash, which this route does not allow.",
             Self::HostRefused => "The Host of the request is not one of those served here.",

@@ -83,7 +83,9 @@ impl Door {
         let sent = Instant::now();
         account.sent = Some(sent);
         let blame = Blame::default();
-        let sending = route.upstream.send(Request::from_parts(parts, body), self.worker, &blame);
+        // In a place of its own: each of those that wait for it would keep room for it twice, and a connection of HTTP/1
+        // has its room for a request even while it is idle.
+        let sending = Box::pin(route.upstream.send(Request::from_parts(parts, body), self.worker, &blame));
         let interims = Interims { client_version, fields: &response_fields };
         let wait = Wait { exchange, route, run, upload: &upload, blame: &blame, interims, sent, until };
         let answer = wait.for_head(sending).await;

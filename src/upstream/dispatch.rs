@@ -97,7 +97,7 @@ impl<B: RequestContent> Upstream<B> {
             tried: Positions::default(),
             attempts_left: self.settings.retry.attempts.get(),
         };
-        let mut next = self.first(request.map(Outgoing::Given))?;
+        let mut next = self.first(request.map(|body| Outgoing::Given(Box::new(body))))?;
         loop {
             next = match course.attempt(next).await {
                 Ok((response, connection)) => return Ok((response, Lease { connection, _place: place })),

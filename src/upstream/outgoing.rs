@@ -11,7 +11,8 @@ use super::{RequestContent, Unread};
 
 /// A body as it was given, or none: what a repeated request carries.
 pub enum Outgoing<B> {
-    Given(B),
+    /// In a place of its own: a connection of HTTP/1 has room for 32 requests, of which it is given one.
+    Given(Box<B>),
     Nothing,
 }
 
@@ -34,7 +35,7 @@ impl<B: Body + Unpin> Body for Outgoing<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         match self.get_mut() {
-            Self::Given(body) => Pin::new(body).poll_frame(cx),
+            Self::Given(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Nothing => Poll::Ready(None),
         }
     }

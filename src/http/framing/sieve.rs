@@ -53,8 +53,9 @@ pub struct Sieve<R> {
     unjudged: bool,
 }
 
-/// Room made for each read while a head is incomplete.
-const HELD_STEP: usize = 4 * 1024;
+/// Room made for the next read while a head is incomplete: as much again as there is of it, and this at least. Most that
+/// wait are short.
+const HELD_STEP: usize = 1024;
 
 /// What is read ahead while nobody can say what it is: enough to see the end of the stream behind it.
 const UNDECIDED_BYTES_MAX: usize = 16 * 1024;
@@ -110,7 +111,7 @@ impl<R: Rules> Sieve<R> {
                 // Whoever decides wakes the reader.
                 return Poll::Pending;
             }
-            self.held.reserve(HELD_STEP);
+            self.held.reserve(HELD_STEP.max(self.held.len()));
             if ready!(pin!(socket.read_buf(&mut self.held)).poll(cx)).map_err(Stop::Io)? == 0 {
                 return Poll::Ready(Ok(()));
             }

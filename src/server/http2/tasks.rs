@@ -53,6 +53,8 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner
         let watch = self.ledger.lock().take_starting();
         let (Some(tasks), Some(watch)) = (self.tasks.upgrade(), watch) else { return };
         let open = Open::new(Arc::clone(&self.metrics));
+        // Room is made for it once, and not at each step on its way.
+        let stream = Box::pin(stream);
         lock(&tasks).spawn(async move {
             run(stream, &watch).await;
             drop(open);
@@ -61,8 +63,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner
 }
 
 /// Runs a stream to its end: that of its response, of its client's interest, or of the patience with its client.
-async fn run(stream: impl Future<Output = ()>, watch: &Watch) {
-    let mut stream = pin!(stream);
+async fn run(mut stream: Pin<Box<impl Future<Output = ()>>>, watch: &Watch) {
     // No clock is read, and nothing is set, as long as nothing is waited for.
     let mut alarm = pin!(tokio::time::sleep_until(Instant::from_std(watch.epoch()) + ALARM_OFF));
     std::future::poll_fn(|cx| {
