@@ -3,7 +3,7 @@
 //!
 //! Pieces go on as they come while their receiver takes them; those of one that does not are put together.
 //!
-//! Invariants: no byte is held back while fewer than [`PENDING_MAX`] small pieces wait; no order changes.
+//! Invariants: no byte is held back while fewer than 32 small pieces wait; no order changes.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -3,9 +3,20 @@
 //! The program runs as a process of its own here, and the kernel says what it takes. Each test is short in `cargo test`
 //! and as long as a variable says, where that is told at the test.
 
+mod amplification;
+mod bad_keys;
+mod bodies;
+mod churn;
+mod descriptors;
+mod floods;
+mod hung;
+mod logs;
 mod pieces;
+mod slow_clients;
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use crate::harness::{Installation, Probe, Served, Setup};
 
@@ -39,4 +50,10 @@ fn narrow(address: SocketAddr) -> TcpStream {
     socket.connect(&address.into()).expect("the gate accepts connections");
     socket.set_tcp_nodelay(true).expect("nodelay");
     socket.into()
+}
+
+/// Lets time pass that something is measured over.
+fn pass(time: Duration) {
+    let (_kept, never) = channel::<()>();
+    let _ = never.recv_timeout(time);
 }

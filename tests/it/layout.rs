@@ -107,6 +107,16 @@ fn every_folder_and_file_of_the_library_is_listed_in_lib_rs() {
     assert!(unlisted.is_empty(), "{unlisted:?}");
 }
 
+/// The maps that clients fill hash with a seed that they cannot know. Those of the route table are filled by the
+/// configuration alone.
+#[test]
+fn nothing_but_the_route_table_hashes_without_a_random_seed() {
+    let seedless = ["BuildHasherDefault", "DefaultHasher", "FnvHash", "FxHash", "with_hasher("];
+    let is_seedless = |path: &PathBuf| seedless.iter().any(|name| read(path).contains(name));
+    let found: Vec<PathBuf> = rust_files(&source_folder()).into_iter().filter(is_seedless).collect();
+    assert_eq!(found, [source_folder().join("route").join("table.rs")]);
+}
+
 #[test]
 fn every_source_file_opens_with_what_it_owns() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

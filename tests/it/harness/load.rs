@@ -46,7 +46,19 @@ pub struct Tally {
     /// Requests that came back unserved and were sent again: over HTTP/2 alone.
     pub returned: u64,
     pub slowest: Duration,
+    /// How long each turn took, failed ones too.
+    pub turns: Turns,
     pub took: Duration,
+}
+
+/// In no order.
+#[derive(Default)]
+pub struct Turns(Vec<Duration>);
+
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} turns", self.0.len())
+    }
 }
 
 impl Load {
@@ -90,9 +102,22 @@ impl Tally {
         }
     }
 
+    /// The time within which so many of a hundred turns were over.
+    pub fn percentile(&self, percent: usize) -> Duration {
+        let mut turns = self.turns.0.clone();
+        turns.sort_unstable();
+        turns.get((turns.len() * percent / 100).min(turns.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+
+    pub(super) fn took_turn(&mut self, took: Duration) {
+        self.slowest = self.slowest.max(took);
+        self.turns.0.push(took);
+    }
+
     /// Both together.
     pub fn and(mut self, other: Self) -> Self {
         self.failures.extend(other.failures);
+        self.turns.0.extend(other.turns.0);
         Self {
             answered: self.answered + other.answered,
             failed: self.failed + other.failed,
@@ -100,6 +125,7 @@ impl Tally {
             connections: self.connections + other.connections,
             returned: self.returned + other.returned,
             slowest: self.slowest.max(other.slowest),
+            turns: self.turns,
             took: self.took.max(other.took),
         }
     }
@@ -127,7 +153,7 @@ impl Client {
                     self.tally.fail(failure);
                 }
             }
-            self.tally.slowest = self.tally.slowest.max(begun.elapsed());
+            self.tally.took_turn(begun.elapsed());
         }
         self.tally
     }

@@ -95,7 +95,7 @@ impl Client {
             while wanted > 0 {
                 wanted = self.send(wanted).await;
             }
-            self.tally.slowest = self.tally.slowest.max(begun.elapsed());
+            self.tally.took_turn(begun.elapsed());
         }
         self.tally
     }

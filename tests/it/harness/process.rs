@@ -316,6 +316,16 @@ impl Installation {
         program
     }
 
+    /// Runs `serve` until it listens, with no more descriptors than these.
+    #[track_caller]
+    pub fn serve_within(&self, descriptors: usize) -> Served {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!(r#"ulimit -n {descriptors} && exec "$@""#), "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_portcullis")).args(self.arguments("serve"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        self.served(command)
+    }
+
     /// Runs `serve` until it listens, as the child of a service manager.
     #[track_caller]
     pub fn serve_under(&self, manager: &ServiceManager) -> Served {

@@ -192,8 +192,6 @@ impl RawH2 {
                 _ if frame.stream != stream => continue,
                 RST_STREAM => return Seen::Reset(code(&frame.payload)),
                 HEADERS if status < 200 => status = status_of(&frame.payload),
-                // Trailers.
-                HEADERS => {}
                 DATA => body.extend_from_slice(&frame.payload),
                 // Trailers.
                 HEADERS => {}
@@ -219,6 +217,12 @@ impl RawH2 {
             }
         }
         last
+    }
+
+    /// Ends the sending direction, in clear text.
+    pub fn finish(&mut self) -> &mut Self {
+        let _ = self.stream.socket().shutdown(std::net::Shutdown::Write);
+        self
     }
 
     /// Sends the same bytes over and over, until the gate closes or `count` times.

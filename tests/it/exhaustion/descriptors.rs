@@ -1,0 +1,66 @@
+//! No descriptor left: nothing spins, what runs goes on, and all is well once there are some again.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::pass;
+use crate::harness::{Installation, Probe, check, check_problem, until};
+
+const DESCRIPTORS: usize = 64;
+const WATCHED: Duration = Duration::from_millis(500);
+
+/// Connects until the process has no descriptor left.
+#[track_caller]
+fn use_up(address: SocketAddr, probe: &Probe) -> Vec<TcpStream> {
+    let taken = (0..DESCRIPTORS).map(|_| TcpStream::connect(address).expect("room in the backlog")).collect();
+    until("no descriptor is left", || probe.descriptors() >= DESCRIPTORS);
+    taken
+}
+
+#[track_caller]
+fn check_idle(probe: &Probe) {
+    let before = probe.cpu();
+    pass(WATCHED);
+    let cpu = probe.cpu() - before;
+    println!("{cpu:?} of {WATCHED:?}");
+    assert!(cpu * 4 < WATCHED, "{cpu:?} in {WATCHED:?} without anything to do");
+}
+
+#[test]
+fn gate_without_descriptors_waits_and_goes_on() {
+    let installation = Installation::new();
+    let root = installation.init();
+    let served = installation.serve_within(DESCRIPTORS);
+    let probe = Probe::of(served.process.pid());
+    let stranger = served.anonymous().keep_alive();
+    check(&stranger.get("/open/x"), 401);
+    let known = served.caller(&root).keep_alive();
+    let authorization = known.authorization();
+    let with_key = [("Authorization", authorization.as_str())];
+    let get = || stranger.request("GET", "/open/x", &with_key, b"");
+    let before = probe.descriptors();
+
+    // Without a connection to the upstream there can be none now.
+    let taken = use_up(served.public, &probe);
+    check_idle(&probe);
+    check_problem(&get(), 503, "upstream_busy");
+    let made = stranger.request("POST", "/api/keys", &with_key, br#"{"name": "x", "kind": "telemetry"}"#);
+    assert!([201, 415, 503].contains(&made.status), "{made:?}");
+    check_idle(&probe);
+    assert_eq!(installation.upstream().connections(), 0);
+    drop(taken);
+    until("descriptors are given back", || probe.descriptors() <= before + 2);
+    check(&get(), 200);
+    check(&known.get("/open/x"), 200);
+
+    // What runs goes on.
+    let taken = use_up(served.public, &probe);
+    check_idle(&probe);
+    for _ in 0..20 {
+        check(&get(), 200);
+    }
+    drop(taken);
+    until("descriptors are given back", || probe.descriptors() <= before + 4);
+    check(&served.caller(&root).get("/open/x"), 200);
+    check(&served.caller(&root).post("/api/keys", r#"{"name": "x", "kind": "telemetry"}"#), 201);
+}
