@@ -32,11 +32,7 @@ impl Folder {
         // Before the lock file is made: a wrong path must not leave our files behind.
         let database = path.join(DATABASE);
         match fs::metadata(&database) {
-            Ok(metadata) if metadata.is_file() => {
-                let folder = Self::hold(path)?;
-                folder.ensure_configuration()?;
-                Ok(folder)
-            }
+            Ok(metadata) if metadata.is_file() => Self::hold(path),
             Ok(_) => Err(StoreError::Missing { path: path.to_owned() }),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Err(StoreError::Missing { path: path.to_owned() })
@@ -54,31 +50,33 @@ impl Folder {
         new.into_iter().try_for_each(sync_parent)?;
         let folder = Self::hold(path)?;
         folder.restrict(path, 0o700)?;
-        // One that was cut off is taken for damage. Without the database's file nothing has been built upon it.
-        if !path.join(DATABASE).exists() {
+        // One that was cut off is taken for damage. While the database is empty nothing has been built upon it.
+        if fs::metadata(path.join(DATABASE)).map_or(true, |database| database.len() == 0) {
             remove_if_present(&path.join(CONFIGURATION))?;
+            folder.write_configuration()?;
         }
-        folder.ensure_configuration()?;
         Ok(folder)
     }
 
     /// How large the database's segments are: a store keeps those that it was made with.
-    pub(super) fn segment_bytes(&self) -> usize {
-        let written = fs::read(self.path.join(CONFIGURATION)).unwrap_or_default();
-        let first = written.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
-        let bytes = first.and_then(|line| line.strip_prefix("segment_size: ")).and_then(|bytes| bytes.parse().ok());
-        bytes.unwrap_or(SEGMENT_BYTES)
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when that is not known for sure: with others the database takes what it has for garbage.
+    pub(super) fn segment_bytes(&self) -> Result<usize, StoreError> {
+        let path = self.path.join(CONFIGURATION);
+        let written = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(at(&path))?,
+        };
+        configured_segment_bytes(&written).ok_or_else(|| StoreError::Damaged { path: self.path.clone(), source: None })
     }
 
-    /// Writes the database's configuration, if it is not there, and makes it durable.
+    /// Writes the database's configuration and makes it durable.
     ///
     /// The database would write it in two steps and not sync it: after a loss of power its file could be there and the
     /// configuration be torn, which makes both unusable.
-    fn ensure_configuration(&self) -> Result<(), StoreError> {
+    fn write_configuration(&self) -> Result<(), StoreError> {
         let path = self.path.join(CONFIGURATION);
-        if path.exists() {
-            return Ok(());
-        }
         let text = format!("segment_size: {SEGMENT_BYTES}\nuse_compression: false\nversion: 0.34\n");
         let mut text = text.into_bytes();
         text.extend(crc32fast::hash(&text).to_le_bytes());
@@ -195,6 +193,15 @@ pub(super) fn write_mark(mark: &File, revision: u64) -> io::Result<()> {
 pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::File { path: path.clone(), source }
+}
+
+/// The checksum is looked at here: the database only warns of one that does not fit.
+fn configured_segment_bytes(configuration: &[u8]) -> Option<usize> {
+    let (text, checksum) = configuration.split_last_chunk::<4>()?;
+    if crc32fast::hash(text).to_le_bytes() != *checksum {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.lines().next()?.strip_prefix("segment_size: ")?.parse().ok()
 }
 
 fn sync_directory(path: &Path) -> Result<(), StoreError> {

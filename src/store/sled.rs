@@ -103,7 +103,7 @@ impl SledStore {
         folder.clear_half_written()?;
         let config = ::sled::Config::new()
             .path(folder.path())
-            .segment_size(folder.segment_bytes())
+            .segment_size(folder.segment_bytes()?)
             .cache_capacity(settings.cache.bytes())
             .flush_every_ms(Some(FLUSH_EVERY_MS));
         // Nothing of ours is touched inside, so nothing of ours can be left half done.

@@ -297,6 +297,30 @@ fn configuration_of_the_database_is_the_one_that_it_would_write() {
 }
 
 #[test]
+fn store_with_a_lost_or_altered_configuration_is_refused_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let record = create(&SledStore::create(&settings).unwrap());
+    let path = settings.path.join("conf");
+    let whole = fs::read(&path).unwrap();
+    let refused = || {
+        let opened = [SledStore::open(&settings), SledStore::create(&settings)];
+        opened.into_iter().all(|opened| matches!(opened, Err(StoreError::Damaged { .. })))
+    };
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, flipped).unwrap();
+        assert!(refused(), "bit {bit}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(refused());
+
+    fs::write(&path, whole).unwrap();
+    same(SledStore::open(&settings).unwrap().record(&record.id).unwrap().as_ref(), Some(&record));
+}
+
+#[test]
 fn store_with_the_segments_of_an_older_release_opens() {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(directory.path());

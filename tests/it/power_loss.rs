@@ -10,15 +10,17 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use portcullis::clock::Clock;
-use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
-use portcullis::store::{Actor, Change, Operation, Settings, SledStore, Store, StoreError};
+use portcullis::key::{KeyRecord, KeySecret};
+use portcullis::store::{Operation, Settings, SledStore, Store, StoreError};
 
 use self::recording::{Plan, Recording, SCOPES, SHORT_SEGMENT_BYTES, SHORT_SEGMENT_SCOPES, State};
 use crate::harness::{DEADLINE, Dice, Effect, Moment, is_installed};
 
 /// How many images are tried of each recording; `PORTCULLIS_POWER_LOSSES` sets another number, `PORTCULLIS_SEED` the seed.
 const IMAGES: usize = 100;
+
+/// Keys enough that cleaning up after them fills several segments.
+const CLEANED_KEYS: usize = 1_000;
 
 fn images() -> usize {
     std::env::var("PORTCULLIS_POWER_LOSSES").map_or(IMAGES, |count| count.parse().expect("a number"))
@@ -62,6 +64,17 @@ fn segments_are_not_used_again_before_what_they_held_is_on_disk_elsewhere() {
     }
     assert!(SHORT_SEGMENTS.reached().segments_used_again > 0, "{:?}", SHORT_SEGMENTS.reached());
     check_all(&SHORT_SEGMENTS);
+}
+
+/// At its start the database moves what is left in segments that are mostly garbage, many of them at once.
+#[test]
+fn segments_that_a_start_empties_are_not_used_again_before_what_they_held_is_on_disk() {
+    if !is_installed("strace") {
+        return;
+    }
+    let recording = Recording::of_cleaning(CLEANED_KEYS);
+    assert!(recording.reached().segments_used_again > 0, "{:?}", recording.reached());
+    check_all(&recording);
 }
 
 /// What is lost may be lost while a start repairs what was lost before.
@@ -242,19 +255,8 @@ fn goes_on(image: &Path, revision: u64) -> Result<(), String> {
     let settings = Settings { path: image.to_owned(), ..Settings::default() };
     let told = |error: StoreError| format!("does not go on: {error:?}");
     let (secret, revision) = (KeySecret::generate().expect("randomness"), revision + 1);
-    let now = Clock::System.now();
-    let record = KeyRecord {
-        id: secret.id(),
-        digest: secret.digest(),
-        name: KeyName::parse("later").expect("a name"),
-        kind: Kind::Custom,
-        scopes: ScopeSet::new([Scope::parse("monitor:read").expect("a scope")]),
-        created: now,
-        updated: now,
-        created_revision: revision,
-        revision,
-    };
-    let change = Change { revision, at: now, actor: Actor::OPERATOR, operation: Operation::Create(record) };
+    let record = recording::record(&secret, "later", &["monitor:read"], revision);
+    let change = recording::change(Operation::Create(record), revision);
     unlocked(|| SledStore::open(&settings)).and_then(|store| store.commit(&change)).map_err(told)?;
     let store = unlocked(|| SledStore::open(&settings)).map_err(told)?;
     match store.record(&secret.id()).map_err(told)? {

@@ -92,6 +92,14 @@ impl Disk {
         }
     }
 
+    /// How much of a file is safe; 0 when there is none.
+    pub fn length(&self, path: &Path) -> usize {
+        match self.safe.get(path) {
+            Some(Node::File(file)) => self.files[*file].safe.len(),
+            _ => 0,
+        }
+    }
+
     /// The next moment of a recording happens.
     pub fn pass(&mut self, moment: &Moment<'_>) {
         match moment {
@@ -101,15 +109,6 @@ impl Disk {
                 self.sync(path, call.began);
             }
         }
-    }
-
-    /// Forgets that what has happened so far is not safe yet, the dropped syncs of a negative control included.
-    pub fn settle(&mut self) {
-        for content in &mut self.files {
-            content.sync(usize::MAX);
-        }
-        self.safe = self.names.clone();
-        self.renamed.clear();
     }
 
     fn change(&mut self, call: &FileCall) {

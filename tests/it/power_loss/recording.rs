@@ -1,10 +1,12 @@
 //! A run of the real program with many changes, its calls recorded, and what each revision holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use portcullis::key::KeyRecord;
+use portcullis::clock::Clock;
+use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
+use portcullis::store::{Actor, Change, Operation, Settings, SledStore, Store};
 
 use crate::harness::{Caller, Dice, Disk, Effect, FileCall, Installation, Moment, Process, Served, check, moments};
 use crate::harness::{read_trace, traced};
@@ -24,6 +26,8 @@ pub const SHORT_SEGMENT_SCOPES: usize = 2;
 
 /// How many changes are made after a start that is recorded for itself.
 const AFTER_START: usize = 8;
+/// Enough to begin a segment that the start has emptied.
+const AFTER_CLEANING: usize = 60;
 
 /// What a recording is made of.
 pub struct Plan {
@@ -108,6 +112,63 @@ impl Recording {
         Self { start, calls, states, store, acknowledged: 0, segment_bytes, root }
     }
 
+    /// Starts a gate on a store in which many keys were made, and most of them changed or deleted.
+    pub fn of_cleaning(keys: usize) -> Self {
+        let memory = super::scratch();
+        let data = memory.path().join("data");
+        sled::Config::new().path(&data).segment_size(SHORT_SEGMENT_BYTES).open().expect("an empty store");
+        let changes_max = std::num::NonZeroU32::new(20).expect("is not zero");
+        let settings = Settings { path: data.clone(), changes_max, ..Settings::default() };
+        let root = KeySecret::generate().expect("randomness");
+        let mut records = vec![record(&root, "root", &["*"], 1)];
+        let store = SledStore::create(&settings).expect("an empty store");
+        let commit = |operation, revision| store.commit(&change(operation, revision)).expect("a change that fits");
+        commit(Operation::Create(records[0].clone()), 1);
+        let mut dice = Dice::new(11);
+        for revision in 2..=u64::try_from(2 * keys).expect("fits") {
+            let index = dice.below(records.len());
+            if records.len() < keys && revision < u64::try_from(keys).expect("fits") {
+                let secret = KeySecret::generate().expect("randomness");
+                records.push(record(&secret, &format!("made {revision}"), &[scope(0)], revision));
+                commit(Operation::Create(records[records.len() - 1].clone()), revision);
+            } else if index > 0 && dice.once_in(2) {
+                commit(Operation::Delete(records.swap_remove(index)), revision);
+            } else {
+                let from = records[index].clone();
+                let to = KeyRecord { revision, ..from.clone() };
+                records[index] = to.clone();
+                commit(Operation::Update { from, to }, revision);
+            }
+        }
+        let revision = store.revision().expect("readable");
+        drop(store);
+        let installation = installation();
+        Disk::holding(memory.path()).write_image(&data, &mut dice, &installation.folder().join("data"));
+        let state = records.iter().map(|record| (record.id.to_string(), facts(record))).collect();
+        let mut states = vec![State::new(); usize::try_from(revision).expect("fits")];
+        states.push(state);
+        Self::go_on(&installation, root.expose(), AFTER_CLEANING, states)
+    }
+
+    /// Starts a gate on a store of short segments that is there and makes some changes.
+    fn go_on(installation: &Installation, root: &str, count: usize, states: Vec<State>) -> Self {
+        let folder = installation.folder();
+        let acknowledged = u64::try_from(states.len() - 1).expect("fits");
+        let mut recording = Self { acknowledged, root: root.to_owned(), ..Self::begin(folder, SHORT_SEGMENT_BYTES) };
+        let mut changes = Changes::new(root, SHORT_SEGMENT_SCOPES);
+        changes.state.clone_from(&states[states.len() - 1]);
+        changes.states = states;
+        recording.take(folder, |trace| {
+            let served = installation.serve_traced(trace);
+            let listed = check(&served.caller(root).get("/api/keys"), 200).json();
+            assert_eq!(listed["total_count"], changes.state.len());
+            (0..count).for_each(|_| changes.make_one(&served));
+            installation.end_traced(served, "data");
+        });
+        recording.states = changes.states;
+        recording
+    }
+
     /// Starts a gate on what the power left of `before` when it went at the moment `cut`, and makes some changes.
     /// `revision_of` says which revision a copy of that holds.
     pub fn of_start_after(before: &Self, cut: usize, dice: &mut Dice, revision_of: &dyn Fn(&Path) -> u64) -> Self {
@@ -119,22 +180,9 @@ impl Recording {
         let revision = revision_of(&copy.path().join("data"));
 
         let installation = installation();
-        let folder = installation.folder();
-        disk.write_image(&before.store, &mut Dice::new(seed), &folder.join("data"));
-        let mut recording = Self { acknowledged: revision, ..Self::begin(folder, before.segment_bytes) };
-        let state = before.states[usize::try_from(revision).expect("fits")].clone();
-        let mut changes = Changes::new(&before.root, SHORT_SEGMENT_SCOPES);
-        changes.states = before.states[..=usize::try_from(revision).expect("fits")].to_vec();
-        changes.state = state;
-        recording.take(folder, |trace| {
-            let served = installation.serve_traced(trace);
-            let listed = check(&served.caller(&before.root).get("/api/keys"), 200).json();
-            assert_eq!(listed["total_count"], changes.state.len());
-            (0..AFTER_START).for_each(|_| changes.make_one(&served));
-            installation.end_traced(served, "data");
-        });
-        recording.states = changes.states;
-        recording
+        disk.write_image(&before.store, &mut Dice::new(seed), &installation.folder().join("data"));
+        let states = before.states[..=usize::try_from(revision).expect("fits")].to_vec();
+        Self::go_on(&installation, &before.root, AFTER_START, states)
     }
 
     /// Adds what `run` has recorded in the file that it is given, and makes sure that this is all there was.
@@ -153,7 +201,8 @@ impl Recording {
     /// How often a segment was used again, how many pages went to files of their own, and how many snapshots were made: the
     /// paths on which most can go wrong.
     pub fn reached(&self) -> Reached {
-        let mut begun = std::collections::HashSet::new();
+        let there = self.start.length(&self.store.join("db"));
+        let mut begun: HashSet<usize> = (0..there).step_by(self.segment_bytes).collect();
         let mut reached = Reached::default();
         for call in &self.calls {
             let in_blobs = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("blobs"));
@@ -161,7 +210,7 @@ impl Recording {
                 Effect::Write { path, at, bytes }
                     if path.ends_with("db") && at % self.segment_bytes == 0 && bytes[4] != 0 =>
                 {
-                    reached.segments_used_again += usize::from(!begun.insert(at));
+                    reached.segments_used_again += usize::from(!begun.insert(*at));
                 }
                 Effect::Create { path } if in_blobs(path) => reached.pages_apart += 1,
                 Effect::Rename { .. } => reached.snapshots += 1,
@@ -211,6 +260,26 @@ pub fn acknowledged(moment: &Moment<'_>, before: u64) -> u64 {
         return before;
     };
     tag.split_once('"').and_then(|(revision, _)| revision.parse().ok()).expect("a revision as ETag")
+}
+
+/// A custom key as it is stored.
+pub fn record<S: AsRef<str>>(secret: &KeySecret, name: &str, scopes: &[S], revision: u64) -> KeyRecord {
+    let now = Clock::System.now();
+    KeyRecord {
+        id: secret.id(),
+        digest: secret.digest(),
+        name: KeyName::parse(name).expect("a name"),
+        kind: Kind::Custom,
+        scopes: ScopeSet::new(scopes.iter().map(|scope| Scope::parse(scope.as_ref()).expect("a scope"))),
+        created: now,
+        updated: now,
+        created_revision: revision,
+        revision,
+    }
+}
+
+pub fn change(operation: Operation, revision: u64) -> Change {
+    Change { revision, at: Clock::System.now(), actor: Actor::OPERATOR, operation }
 }
 
 /// What of a key is compared.
