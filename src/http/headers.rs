@@ -256,21 +256,37 @@ pub(super) fn changes_meaning(name: &str) -> bool {
     )
 }
 
+/// Fields in which a proxy tells who or where its client is. Of anybody else it is a claim that a back end could believe.
 fn is_claim_of_origin(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || name.starts_with("x-original-")
+    const BEHIND_X: [&str; 7] =
+        ["auth-request-", "envoy-", "forwarded-", "original-", "remote-", "ssl-client-", "webauth-"];
+    name.strip_prefix("x-").is_some_and(|rest| BEHIND_X.iter().any(|prefix| rest.starts_with(prefix)))
+        || name.starts_with("ssl-client-")
         || matches!(
             name,
             "cf-connecting-ip"
                 | "client-ip"
+                | "fastly-client-ip"
                 | "forwarded"
                 | "forwarded-for"
+                | "front-end-https"
+                | "proxy-client-ip"
+                | "remote-email"
+                | "remote-groups"
+                | "remote-name"
+                | "remote-user"
                 | "true-client-ip"
+                | "wl-proxy-client-ip"
+                | "x-authenticated-user"
+                | "x-azure-clientip"
                 | "x-client-ip"
                 | "x-cluster-client-ip"
                 | "x-forwarded"
                 | "x-host"
+                | "x-originating-ip"
                 | "x-real-ip"
+                | "x-scheme"
+                | "x-url-scheme"
         )
 }
 

@@ -150,6 +150,8 @@ fn config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    // All suites are good; which of them is used does not depend on what a client puts first.
+    config.ignore_client_order = true;
     // Tickets keep sessions at the client, under keys that change every six hours: nothing to hold, lock or bound here.
     config.ticketer = Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -159,13 +159,19 @@ fn a_credential_that_is_written_otherwise_is_none_over_any_wire() {
 fn nobody_speaks_in_the_gates_name_in_any_spelling_over_any_wire() {
     let framed = |row: Row| Row { text: fields::IN_FIELDS.replace("<>", &row.text), ..row };
     let claims: Vec<Row> = identity::claims(false).into_iter().map(framed).collect();
+    let repetitions: Vec<Row> = identity::repetitions().into_iter().map(framed).collect();
     let nominations = identity::nominations();
     in_cells(&OVER_HTTP1, |rig| {
         rig.run_in_a_row(&claims);
+        rig.run_in_a_row(&share(&repetitions, rig, &OVER_HTTP1, ONE_IN));
         rig.run_in_a_row(&share(&nominations, rig, &OVER_HTTP1, ONE_IN));
     });
     let claims = identity::claims(true);
-    in_cells(&OVER_HTTP2, |rig| rig.run_fields(&claims, fields::with_authority));
+    let repetitions = identity::repetitions();
+    in_cells(&OVER_HTTP2, |rig| {
+        rig.run_fields(&claims, fields::with_authority);
+        rig.run_fields(&share(&repetitions, rig, &OVER_HTTP2, ONE_IN), fields::with_authority);
+    });
 }
 
 #[test]

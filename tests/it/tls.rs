@@ -95,6 +95,21 @@ fn tls_1_2_and_1_3_are_spoken() {
 }
 
 #[test]
+fn the_order_of_the_clients_suites_decides_nothing() {
+    let authority = Authority::new("Order CA");
+    let tls = TlsClient::trusting(&authority);
+    let gate = Gate::with(|setup| setup.tls(&authority.server("gate", &[GATE]), &tls));
+    for version in [&TLS12, &TLS13] {
+        let clients = [TlsClient::speaking(&authority, &[version]), TlsClient::backwards(&authority, &[version])];
+        let chosen = clients.map(|client| {
+            let stream = client.shake(gate.public(), GATE).expect("a handshake");
+            stream.conn.negotiated_cipher_suite().expect("a suite").suite()
+        });
+        assert_eq!(chosen[0], chosen[1]);
+    }
+}
+
+#[test]
 fn min_version_1_3_refuses_1_2() {
     let rig = Rig::with(|_, setup| setup.option("tls.public", r#"min_version = "1.3""#));
     let old = TlsClient::speaking(&rig.authority, &[&TLS12]);

@@ -1,7 +1,9 @@
 //! A client connection that speaks HTTP/2, to its close: hyper behind a guard that counts frames, a task for each stream.
 //!
 //! A fragment in a `:path` is no longer there when h2 hands a request over: it takes part in nothing and is not forwarded,
-//! where HTTP/1.1 refuses it.
+//! where HTTP/1.1 refuses it. Pseudo-fields of trailers are gone likewise. What h2 cannot decode as a field at all (an
+//! upper-case name, a control character in a value, a pseudo-field of no kind) ends the connection and not its stream alone,
+//! as RFC 9113 §5.4.1 allows: nothing of it gets further.
 //!
 //! Each limit is set here, none left to a library's default; what neither hyper nor h2 bounds is the [`ledger`]'s.
 //!

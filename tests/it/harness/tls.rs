@@ -180,6 +180,17 @@ impl TlsClient {
         Self { config: Arc::new(config) }
     }
 
+    /// Offers its cipher suites in the opposite order.
+    pub fn backwards(authority: &Authority, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites.reverse();
+        let config = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions);
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority.file()).expect("a certificate")).expect("an authority");
+        let config = config.expect("versions").with_root_certificates(roots).with_no_client_auth();
+        Self { config: Arc::new(config) }
+    }
+
     /// Shows this certificate and then so many copies of that of its authority.
     pub fn showing_chain(authority: &Authority, own: &Pair, issuer: &Authority, length: usize) -> Self {
         let issuer = CertificateDer::from_pem_file(issuer.file()).expect("a certificate");

@@ -8,23 +8,41 @@ use crate::harness::{Back, Cell, Got};
 /// RFC 9110 §7.6.1, and what the design drops besides.
 const DROPPED: &[&str] = &[
     "authorization",
+    "cf-connecting-ip",
+    "client-ip",
     "connection",
     "expect",
+    "fastly-client-ip",
     "forwarded",
+    "front-end-https",
     "http2-settings",
     "keep-alive",
     "proxy",
     "proxy-authorization",
     "proxy-connection",
+    "remote-user",
     "te",
     "trailer",
-    "upgrade",
-    "client-ip",
     "true-client-ip",
-    "cf-connecting-ip",
+    "upgrade",
+    "x-authenticated-user",
+    "x-originating-ip",
+    "x-url-scheme",
 ];
-const DROPPED_PREFIXES: &[&str] =
-    &["x-forwarded", "x-portcullis-", "x-original-", "x-http-", "x-real-ip", "x-rewrite-"];
+const DROPPED_PREFIXES: &[&str] = &[
+    "x-forwarded",
+    "x-portcullis-",
+    "x-original-",
+    "x-http-",
+    "x-real-ip",
+    "x-rewrite-",
+    "x-remote-",
+    "x-webauth-",
+    "x-auth-request-",
+    "x-ssl-client-",
+    "ssl-client-",
+    "x-envoy-",
+];
 /// What frames a message is compared by its effect.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 

@@ -112,6 +112,9 @@ fn a_response_cut_at_any_byte_never_ends_cleanly() {
             }
             cell.gate.upstream().reply(Reply::bytes(&response));
             assert!(matches!(client.ask(), Seen::Whole(200, body) if body.len() == 10));
+            // Nothing was sent twice.
+            assert_eq!(cell.requests().len(), response.len() + 1);
+            cell.forget();
         }
     });
 }
