@@ -36,7 +36,8 @@ const CROPS: [f64; 5] = [0.5, 0.75, 0.9, 0.99, 1.0];
 /// Requests made ahead of their measurement. Few enough to stay in the nearest caches.
 const BATCH: usize = 64;
 
-/// Whose key a request pretends to carry.
+/// Whose key a request pretends to carry. Each class is made in the same way out of as many keys, fresh each time: what
+/// comes again, or out of other memory, would be told by the processor's caches.
 #[derive(Clone, Copy, Debug)]
 enum Class {
     /// A known id that the cache does not hold, another secret.
@@ -47,8 +48,10 @@ enum Class {
     HotButOne,
     /// What is no key at all: its checksum is wrong.
     Malformed,
-    /// Nobody has it, and nobody had.
+    /// The id of nobody's key.
     Unknown,
+    /// As `Unknown`, made as `HotButOne`.
+    UnknownButOne,
 }
 
 /// How a request carries its key.
@@ -63,6 +66,8 @@ struct Rig {
     assembled: Assembled,
     hot: Vec<KeySecret>,
     cold: Vec<KeySecret>,
+    /// Not in the store.
+    strangers: Vec<KeySecret>,
 }
 
 fn main() -> ExitCode {
@@ -73,8 +78,10 @@ fn main() -> ExitCode {
     let rig = Rig::new();
     let mut all_same = true;
     for form in [Form::Basic, Form::BasicAsPassword, Form::Bearer] {
-        for other in [Class::Cold, Class::Hot, Class::HotButOne] {
-            let found = compare(&rig, form, [Class::Unknown, other], requests);
+        for classes in
+            [[Class::Unknown, Class::Cold], [Class::Unknown, Class::Hot], [Class::UnknownButOne, Class::HotButOne]]
+        {
+            let found = compare(&rig, form, classes, requests);
             all_same &= found < T_MAX;
         }
     }
@@ -152,7 +159,8 @@ impl Moments {
 
 impl Rig {
     fn new() -> Self {
-        let secrets: Vec<KeySecret> = (0..KEYS).map(|_| KeySecret::generate().expect("random bytes")).collect();
+        let fresh = |count: usize| (0..count).map(|_| KeySecret::generate().expect("random bytes")).collect();
+        let (secrets, strangers): (Vec<KeySecret>, Vec<KeySecret>) = (fresh(KEYS), fresh(KEYS / 2));
         let records = secrets.iter().enumerate().map(|(index, secret)| record(secret, index));
         let store = Arc::new(MemoryStore::with_records(records));
         let text = "[upstream.u]\nurl = \"http://127.0.0.1:9\"\n[upstream.u.routes]\n\"GET /x\" = \"monitor:read\"\n";
@@ -161,7 +169,7 @@ impl Rig {
         let assembled = app::assemble(config, Start { store: Some(store), ..Start::default() }).expect("a gate");
         let mut hot = secrets;
         let cold = hot.split_off(KEYS / 2);
-        Self { assembled, hot, cold }
+        Self { assembled, hot, cold, strangers }
     }
 
     fn warm(&self, gate: &Gate) {
@@ -186,13 +194,16 @@ impl Rig {
 
     /// The text of a fresh key of this class.
     fn text(&self, class: Class, random: &mut Random) -> String {
-        let fresh = || KeySecret::generate().expect("random bytes").expose().to_owned();
+        let keys = match class {
+            Class::Cold => &self.cold,
+            Class::Hot | Class::HotButOne => &self.hot,
+            Class::Malformed | Class::Unknown | Class::UnknownButOne => &self.strangers,
+        };
+        let key = &keys[random.below(keys.len())];
         match class {
-            Class::Cold => with_id_of(&self.cold[random.below(self.cold.len())]),
-            Class::Hot => with_id_of(&self.hot[random.below(self.hot.len())]),
-            Class::HotButOne => almost(&self.hot[random.below(self.hot.len())]),
-            Class::Malformed => fresh()[..54].to_owned() + "!",
-            Class::Unknown => fresh(),
+            Class::HotButOne | Class::UnknownButOne => almost(key, random),
+            Class::Malformed => with_id_of(key)[..54].to_owned() + "!",
+            Class::Cold | Class::Hot | Class::Unknown => with_id_of(key),
         }
     }
 }
@@ -205,12 +216,13 @@ fn with_id_of(secret: &KeySecret) -> String {
     built(&random)
 }
 
-/// The same key but for its last random character.
-fn almost(secret: &KeySecret) -> String {
+/// The same key but for one of its random characters.
+fn almost(secret: &KeySecret, draws: &mut Random) -> String {
     let mut random = [0; 64];
     random[..12].copy_from_slice(&indexes(&secret.expose()[4..16]));
     random[12..44].copy_from_slice(&indexes(&secret.expose()[17..49]));
-    random[43] = (random[43] + 1) % 62;
+    let place = 12 + draws.below(32);
+    random[place] = (random[place] + 1 + draws.below(61) as u8) % 62;
     built(&random)
 }
 
