@@ -10,6 +10,8 @@
 //! request.
 
 mod aside;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod guard;
 mod ledger;
 mod rules;
