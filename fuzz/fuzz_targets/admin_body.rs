@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::admin::{Admin, Call, Settings};
 use portcullis::clock::Clock;
 use portcullis::http::{Challenge, RequestId};
-use portcullis::key::{KeyName, Kind, ScopeCatalog, ScopeSet};
+use portcullis::key::{KeyName, Kind, Scope, ScopeCatalog, ScopeSet};
 use portcullis::keyring::{self, Draft, Holder, Keyring};
 use portcullis::metrics::Metrics;
 use portcullis::store::{Actor, MemoryStore};
@@ -29,12 +29,40 @@ const HEADERS: [(&str, &str); 7] = [
     ("content-encoding", "gzip"),
     ("content-type", "application/json"),
 ];
-const QUERIES: [&str; 6] = ["", "?page=1", "?page=0", "?page_size=1&pageSize=2", "?page=18446744073709551615&page_size=1000", "?page=-1"];
+const QUERIES: [&str; 6] =
+    ["", "?page=1", "?page=0", "?page_size=1&pageSize=2", "?page=18446744073709551615&page_size=1000", "?page=-1"];
 /// Pieces of bodies, so that valid ones are near.
 const PIECES: [&str; 30] = [
-    "{", "}", "[", "]", ",", ":", "\"name\":\"n\"", "\"kind\":\"custom\"", "\"kind\":\"telemetry\"", "\"scopes\":", "\"scopes\":[\"*\"]",
-    "\"scopes\":[\"monitor:read\"]", "\"monitor:read\"", "\"key:write\"", "\"*\"", "null", "true", "1e999", "-0", "\"\\ud800\"",
-    "\"\\u0000\"", "\"id\":\"x\"", "\"Name\":\"n\"", "\"name\":null", "\"scopes\":[]", "\"scopes\":null", "\"kind\":1", " ", "\u{feff}", "NaN",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"name\":\"n\"",
+    "\"kind\":\"custom\"",
+    "\"kind\":\"telemetry\"",
+    "\"scopes\":",
+    "\"scopes\":[\"*\"]",
+    "\"scopes\":[\"monitor:read\"]",
+    "\"monitor:read\"",
+    "\"key:write\"",
+    "\"*\"",
+    "null",
+    "true",
+    "1e999",
+    "-0",
+    "\"\\ud800\"",
+    "\"\\u0000\"",
+    "\"id\":\"x\"",
+    "\"Name\":\"n\"",
+    "\"name\":null",
+    "\"scopes\":[]",
+    "\"scopes\":null",
+    "\"kind\":1",
+    " ",
+    "\u{feff}",
+    "NaN",
 ];
 
 fuzz_target!(|bytes: &[u8]| {
@@ -59,6 +87,10 @@ struct Rig {
     callers: Vec<(Arc<Holder>, String)>,
 }
 
+fn set(scopes: &[&str]) -> ScopeSet {
+    ScopeSet::new(scopes.iter().map(|scope| Scope::parse(scope).expect("a scope")))
+}
+
 /// A key's id and what it is.
 type Keys = BTreeMap<String, (ScopeSet, String)>;
 
@@ -67,12 +99,13 @@ impl Rig {
         let store = Arc::new(MemoryStore::default());
         let metrics = Metrics::new(1, Clock::System);
         let handle = tokio::runtime::Handle::current();
-        let keyring = Keyring::open(store, &keyring::Settings::default(), Clock::System, metrics, handle).expect("it opens");
+        let keyring =
+            Keyring::open(store, &keyring::Settings::default(), Clock::System, metrics, handle).expect("it opens");
         let admin = Admin::new(&Settings::default(), ScopeCatalog::default(), Arc::clone(&keyring));
         let mut callers = Vec::new();
         for scopes in [&["*"][..], &["key:read", "key:write", "monitor:read"], &["monitor:read"]] {
             let name = KeyName::parse("caller").expect("a name");
-            let draft = Draft { name, kind: Kind::Custom, scopes: Some(ScopeSet::of(scopes)) };
+            let draft = Draft { name, kind: Kind::Custom, scopes: Some(set(scopes)) };
             let (secret, _) = keyring.create(Actor::OPERATOR, draft).await.expect("the operator may");
             let holder = keyring.holder(&secret).await.expect("it can be read").expect("it is there");
             callers.push((holder, secret.expose().to_owned()));
@@ -83,7 +116,8 @@ impl Rig {
     async fn keys(&self) -> Keys {
         let (views, _) = self.keyring.list(0, 1_000).await.expect("they can be read");
         let entry = |view: &keyring::KeyView| {
-            let shown = format!("{:?}", (&view.record.name, view.record.kind, view.record.updated, view.record.revision));
+            let shown =
+                format!("{:?}", (&view.record.name, view.record.kind, view.record.updated, view.record.revision));
             (view.record.id.to_string(), (view.record.scopes.clone(), shown))
         };
         views.iter().map(entry).collect()

@@ -43,7 +43,11 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     let answer = answer(&mut socket);
-    assert!(!rig.broken.lock().expect("no panic").is_some(), "{}", rig.broken.lock().expect("no panic").as_ref().expect("why"));
+    assert!(
+        !rig.broken.lock().expect("no panic").is_some(),
+        "{}",
+        rig.broken.lock().expect("no panic").as_ref().expect("why")
+    );
     if !bytes.starts_with(b"PRI") && !answer.is_empty() {
         assert!(answer.starts_with(b"HTTP/1.1 ") || answer.starts_with(b"HTTP/1.0 "), "{}", answer.escape_ascii());
         assert_ne!(answer.get(9..12), Some(&b"500"[..]), "{}", answer.escape_ascii());

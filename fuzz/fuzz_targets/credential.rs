@@ -38,7 +38,8 @@ fn shown(result: Result<Option<KeySecret>, CredentialError>) -> Result<Option<St
 
 /// A header's value: as the fuzzer has it, or the pieces in base64.
 fn value(choices: &mut Choices<'_>) -> Vec<u8> {
-    let scheme: &[u8] = choices.one_of(&[&b"Basic "[..], b"basic ", b"BASIC  ", b"Bearer ", b"bearer\t", b"", b"Digest "]);
+    let scheme: &[u8] =
+        choices.one_of(&[&b"Basic "[..], b"basic ", b"BASIC  ", b"Bearer ", b"bearer\t", b"", b"Digest "]);
     let (is_encoded, text) = (choices.byte() % 4 < 3, text(choices));
     let text = if is_encoded && scheme.to_ascii_lowercase().starts_with(b"basic") {
         let mut encoded = STANDARD.encode(text).into_bytes();
@@ -149,8 +150,12 @@ fn check_text(text: &[u8]) {
 
 fn check_query(query: &str, name: u8) {
     let name = ["key", "k", "", "a"][usize::from(name) % 4];
-    let values: Vec<&str> =
-        query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(given, _)| *given == name).map(|(_, value)| value).collect();
+    let values: Vec<&str> = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(given, _)| *given == name)
+        .map(|(_, value)| value)
+        .collect();
     let expected = match values[..] {
         [] => Ok(None),
         [value] => as_key(value.as_bytes()).map(Some).ok_or(CredentialError::Malformed),

@@ -68,7 +68,16 @@ fn shown(event: Event) -> String {
 /// RFC 9113 §4.1, §6.5.1, §6.8, §6.9.
 fn naive(mut left: &[u8]) -> Vec<String> {
     const KINDS: [&str; 10] = [
-        "Data", "Headers", "Priority", "Reset", "Settings", "PushPromise", "Ping", "GoAway", "WindowUpdate", "Continuation",
+        "Data",
+        "Headers",
+        "Priority",
+        "Reset",
+        "Settings",
+        "PushPromise",
+        "Ping",
+        "GoAway",
+        "WindowUpdate",
+        "Continuation",
     ];
     let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     let mut events = Vec::new();
@@ -78,9 +87,13 @@ fn naive(mut left: &[u8]) -> Vec<String> {
         left = &left[HEAD_BYTES..];
         let payload = &left[..length.min(left.len())];
         match kind {
-            4 => events.extend(payload.chunks_exact(6).map(|entry| format!("setting {} {}", number(&entry[..2]), number(&entry[2..])))),
+            4 => events.extend(
+                payload.chunks_exact(6).map(|entry| format!("setting {} {}", number(&entry[..2]), number(&entry[2..]))),
+            ),
             7 if payload.len() >= 8 => events.push(format!("goaway {}", number(&payload[4..8]))),
-            8 => events.extend(payload.chunks_exact(4).map(|entry| format!("window {stream} {}", number(entry) & 0x7fff_ffff))),
+            8 => events.extend(
+                payload.chunks_exact(4).map(|entry| format!("window {stream} {}", number(entry) & 0x7fff_ffff)),
+            ),
             _ => {}
         }
         if payload.len() < length {

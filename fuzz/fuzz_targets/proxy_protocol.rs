@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Ok(None) => {
             assert!(bytes.len() < BYTES_MAX);
-            let is_begun = SIGNATURE.starts_with(&bytes[..bytes.len().min(12)]) || b"PROXY ".starts_with(&bytes[..bytes.len().min(6)]);
+            let is_begun = SIGNATURE.starts_with(&bytes[..bytes.len().min(12)])
+                || b"PROXY ".starts_with(&bytes[..bytes.len().min(6)]);
             assert!(is_begun, "nothing else is waited for: {}", bytes.escape_ascii());
         }
         Err(why) => {

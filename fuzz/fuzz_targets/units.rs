@@ -54,7 +54,15 @@ fn duration(text: &str) {
 fn size(text: &str) {
     let found = parsed(&format!("requests.body_bytes_max = '{text}'")).is_some()
         || parsed(&format!("client.header_bytes_max = '{text}'")).is_some();
-    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
+    let units = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("kB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+    ];
     let is_size = leading_number(text).is_some_and(|(number, unit)| {
         units.iter().any(|(known, factor)| *known == unit && number.saturating_mul(*factor) <= u128::from(u64::MAX))
     });

@@ -40,7 +40,7 @@ pub fn decide(lines: &[String], host: Option<&str>, raw: &str, method: &str) -> 
     if has(raw, &[";", "%3B"]) || (ends_in_rest && has(raw, &["%2F"])) {
         // An upstream that splits at encoded slashes and drops what follows a semicolon must come to the same lines.
         let fixed = if ends_in_rest { rank.len() - 1 } else { usize::MAX };
-        let lax: Vec<Vec<u8>> = lax_segments(raw, fixed).iter().map(|segment| decoded(segment)).collect();
+        let lax: Vec<Vec<u8>> = lax_segments(raw, fixed).iter().map(decoded).collect();
         if best(lines, host, &lax).1 != chosen {
             return Decision::Nothing;
         }
