@@ -69,6 +69,7 @@ impl Rig {
     }
 
     fn start() -> Self {
+        survive_closed_sockets();
         let upstream = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = upstream.local_addr().expect("an address");
         let text = format!(
@@ -90,6 +91,15 @@ impl Rig {
         });
         Self { public: gate.public(), reader, broken, _gate: Mutex::new(gate) }
     }
+}
+
+/// The fuzzer's `main` is not Rust's, which sees to it that a write to a socket that is gone ends no process.
+fn survive_closed_sockets() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+    runtime.block_on(async {
+        // Handled from now on, whether anybody listens or not.
+        drop(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::pipe()).expect("a handler"));
+    });
 }
 
 /// A key that may read, made by the root key.
