@@ -101,7 +101,7 @@ impl Rig {
         let handle = tokio::runtime::Handle::current();
         let keyring =
             Keyring::open(store, &keyring::Settings::default(), Clock::System, metrics, handle).expect("it opens");
-        let admin = Admin::new(&Settings::default(), ScopeCatalog::default(), Arc::clone(&keyring));
+        let admin = Admin::new(&Settings::default(), ScopeCatalog::default(), Arc::clone(&keyring), Vec::new());
         let mut callers = Vec::new();
         for scopes in [&["*"][..], &["key:read", "key:write", "monitor:read"], &["monitor:read"]] {
             let name = KeyName::parse("caller").expect("a name");
