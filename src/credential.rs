@@ -315,4 +315,95 @@ mod tests {
         assert_eq!(found(&[Source::Header(name), Source::Bearer]), Err(CredentialError::Malformed));
         assert_eq!(found(&[]), Ok(None));
     }
+
+    #[test]
+    fn credentials_without_a_key_are_malformed_and_none_are_none() {
+        let key = KeySecret::generate().unwrap();
+        let found = |value: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap())]);
+            in_headers(&headers, &[Source::Basic, Source::Bearer]).map(|secret| secret.map(|secret| secret.id()))
+        };
+        let pair = |user: &str, password: &str| format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
+        let text = key.expose();
+        for value in [
+            "",
+            "Basic",
+            "Basic ",
+            "Bearer x",
+            "Digest x",
+            text,
+            &format!("Bearer\t{text}"),
+            &format!("Bearer  {text}"),
+        ] {
+            assert_eq!(found(value), Err(CredentialError::Malformed), "{value}");
+        }
+        for (user, password) in
+            [("a\nb", text), (text, "a\nb"), ("a", "b"), ("", ""), (&text[1..], ""), ("a", &format!("{text}:"))]
+        {
+            assert_eq!(found(&pair(user, password)), Err(CredentialError::Malformed), "{user:?}:{password:?}");
+        }
+        for length in 0..=PAIR_BYTES_MAX + 1 {
+            let junk = format!("Basic {}", STANDARD.encode("x".repeat(length)));
+            assert_eq!(found(&junk), Err(CredentialError::Malformed), "{length}");
+        }
+        for value in [pair(text, ""), pair(text, "x"), pair("", text), format!("bEaReR {text}")] {
+            assert_eq!(found(&value), Ok(Some(key.id())), "{value}");
+        }
+        assert_eq!(in_headers(&HeaderMap::new(), &[Source::Basic]).map(|secret| secret.is_none()), Ok(true));
+    }
+
+    #[test]
+    fn a_query_carries_one_key_under_its_name() {
+        let (key, other) = (KeySecret::generate().unwrap(), KeySecret::generate().unwrap());
+        let (key, other) = (key.expose(), other.expose());
+        let found = |query: &str| in_query(query, "key").map(|secret| secret.map(|secret| secret.expose().to_owned()));
+        for query in ["", "key", "keys=x", "a=key", &format!("akey={key}"), &format!("Key={key}")] {
+            assert_eq!(found(query), Ok(None), "{query}");
+        }
+        for query in [format!("key={key}"), format!("a=b&key={key}&c"), format!("&&key={key}&keys={other}")] {
+            assert_eq!(found(&query), Ok(Some(key.to_owned())), "{query}");
+        }
+        for query in ["key=".to_owned(), format!("key={key}x"), format!("key=%20{key}")] {
+            assert_eq!(found(&query), Err(CredentialError::Malformed), "{query}");
+        }
+        assert_eq!(found(&format!("key={key}&key={key}")), Err(CredentialError::Conflicting));
+    }
+
+    #[track_caller]
+    fn settings(text: &str) -> Result<Settings, String> {
+        let source = crate::settings::Source { path: "portcullis.toml".into(), text: text.to_owned() };
+        let reading = crate::settings::Reading::new(&source);
+        let settings = reading.document();
+        reading.finish().map_err(|problems| problems.to_string())?;
+        Ok(settings.expect("no problem means that there are settings"))
+    }
+
+    #[test]
+    fn sources_are_basic_bearer_and_headers_without_a_meaning_of_their_own() {
+        let header = |name: &'static str| Source::Header(HeaderName::from_static(name));
+        let read = settings(r#"from = ["bearer", "header:X-Key", "basic", "header:api_key"]"#).unwrap();
+        assert_eq!(read.from, [Source::Bearer, header("x-key"), Source::Basic, header("api_key")]);
+        assert_eq!(settings("").unwrap().from, [Source::Basic, Source::Bearer]);
+        for (source, why) in [
+            ("Basic", "is not \"basic\""),
+            ("header:", "is not \"basic\""),
+            ("header:a b", "is not \"basic\""),
+            ("x-key", "is not \"basic\""),
+            ("header:Authorization", "for the Authorization header"),
+            ("header:Host", "has a meaning of its own"),
+            ("header:transfer-encoding", "has a meaning of its own"),
+        ] {
+            let problems = settings(&format!("from = [{source:?}]")).unwrap_err();
+            assert!(problems.contains(why), "{source}: {problems}");
+        }
+    }
+
+    #[test]
+    fn a_realm_can_stand_between_quotes() {
+        assert_eq!(settings("").unwrap().realm.as_str(), "portcullis");
+        assert_eq!(settings("realm = '~ any, =visible= !'").unwrap().realm.as_str(), "~ any, =visible= !");
+        for realm in ["", "a\"b", "a\\b", "a\tb", "\u{7f}", "é"] {
+            assert!(settings(&format!("realm = {realm:?}").replace("\\u{7f}", "\\u007f")).is_err(), "{realm:?}");
+        }
+    }
 }

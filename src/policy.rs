@@ -118,3 +118,65 @@ pub fn grant(held: &ScopeSet, wanted: ScopeSet) -> Result<Grant, Deny> {
 pub(crate) fn operator_grant() -> Grant {
     Grant(ScopeSet::of(&[crate::key::ALL]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever holds these.
+    #[derive(Debug)]
+    struct Held(ScopeSet);
+
+    impl ScopeHolder for &Held {
+        fn scopes(&self) -> &ScopeSet {
+            &self.0
+        }
+    }
+
+    fn held(scopes: &[&str]) -> Held {
+        Held(ScopeSet::of(scopes))
+    }
+
+    #[test]
+    fn a_permit_is_had_by_holders_of_what_is_required_and_by_nobody_else() {
+        let (ab, b, all) = (held(&["a:r", "b:r"]), held(&["b:r"]), held(&["*"]));
+        let scopes = || ScopeSet::of(&["a:r", "b:r"]);
+        let missing = |any| Err(Deny::ScopeMissing { required: scopes(), any });
+        let cases = [
+            (Requirement::AllOf(scopes()), [Err(Deny::KeyMissing), missing(false), Ok(()), Ok(())]),
+            (Requirement::AnyOf(scopes()), [Err(Deny::KeyMissing), Ok(()), Ok(()), Ok(())]),
+            (Requirement::AnyOf(ScopeSet::of(&["a:r"])), {
+                let missing = Err(Deny::ScopeMissing { required: ScopeSet::of(&["a:r"]), any: true });
+                [Err(Deny::KeyMissing), missing, Ok(()), Ok(())]
+            }),
+            (Requirement::AnyKey, [Err(Deny::KeyMissing), Ok(()), Ok(()), Ok(())]),
+            (Requirement::Nobody, [const { Err(Deny::Closed) }; 4]),
+            (Requirement::Public, [const { Ok(()) }; 4]),
+        ];
+        for (requirement, expected) in cases {
+            for (key, expected) in [None, Some(&b), Some(&ab), Some(&all)].into_iter().zip(expected) {
+                let permit = authorize(&requirement, key);
+                assert_eq!(permit.as_ref().map(|_| ()).map_err(Clone::clone), expected, "{requirement:?} {key:?}");
+                let Ok(permit) = permit else { continue };
+                assert!(
+                    permit.key().map(|held| held.0.clone()) == key.map(|held| held.0.clone()),
+                    "a permit is the caller's own"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_grant_is_of_what_the_grantor_holds_and_of_nothing_else() {
+        let granted = |held: &[&str], wanted: &[&str]| {
+            grant(&ScopeSet::of(held), ScopeSet::of(wanted)).map(|grant| grant.scopes().clone())
+        };
+        let excess = |scopes: &[&str]| Err(Deny::ScopesExceedGrantor { excess: ScopeSet::of(scopes) });
+        assert_eq!(granted(&["a:r", "b:r"], &["b:r"]), Ok(ScopeSet::of(&["b:r"])));
+        assert_eq!(granted(&["*"], &["*", "a:r"]), Ok(ScopeSet::of(&["*", "a:r"])));
+        assert_eq!(granted(&["a:r", "b:r"], &["b:r", "c:r"]), excess(&["c:r"]));
+        assert_eq!(granted(&["a:r", "b:r"], &["*"]), excess(&["*"]));
+        assert_eq!(granted(&[], &["a:r"]), excess(&["a:r"]));
+        assert_eq!(operator_grant().scopes(), &ScopeSet::of(&["*"]));
+    }
+}

@@ -1,10 +1,11 @@
 //! The configuration file: every module's own options composed, and the route table.
 //!
-//! Declares no option of its own. Invariants: a file with any problem yields no configuration; a line that would never
-//! take effect is a problem.
+//! Declares no option of its own but `seal`, which is about the file itself. Invariants: a file with any problem yields
+//! no configuration; a line that would never take effect is a problem.
 
 mod combined;
 mod routes;
+mod seal;
 
 use std::path::Path;
 
@@ -154,6 +155,7 @@ fn finished(reading: Reading<'_>, config: Option<Config>) -> Result<Config, Prob
 impl Value for Config {
     fn read(node: &Node<'_>) -> Option<Self> {
         let mut section = node.section()?;
+        seal::check(&mut section);
         let scopes = section.node("scopes").map(|node| read_scopes(&node)).unwrap_or_default();
         let requests = section.option("requests", proxy::Settings::default);
         let credentials = section.option("credentials", credential::Settings::default);

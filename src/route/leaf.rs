@@ -41,7 +41,8 @@ impl Leaf {
     }
 
     fn lines_above(&self, host: &str) -> Option<&MethodLines> {
-        let mut left = if self.below.is_empty() { "" } else { host };
+        // `.example` is not below `example`: something must stand before the dot, as `Host::covers` has it.
+        let mut left = if self.below.is_empty() || host.starts_with('.') { "" } else { host };
         while let Some((_, parent)) = left.split_once('.') {
             if let Some(lines) = named(&self.below, parent) {
                 return Some(lines);

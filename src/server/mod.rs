@@ -11,6 +11,8 @@ mod connection;
 mod detect;
 mod drain;
 mod exchange;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod handshake;
 mod http1;

@@ -18,6 +18,12 @@ use super::drain::Draining;
 use crate::metrics::ProxyHeaderFailure;
 use header::{FIXED_BYTES, Header, LENGTH_MAX, Malformed};
 
+/// For the fuzz targets alone.
+#[cfg(fuzzing)]
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, Malformed> {
+    Ok(header::parse(bytes)?.map(|header| (header.client, header.length)))
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {

@@ -155,6 +155,14 @@ impl<'a> Node<'a> {
         self.reading.source.folder()
     }
 
+    /// The file's text before the line that this begins on, and after the line that it ends on.
+    pub fn around(&self) -> (&'a str, &'a str) {
+        let text = self.reading.source.text.as_str();
+        let line_start = text[..self.span.start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = text[self.span.end..].find('\n').map_or(text.len(), |newline| self.span.end + newline + 1);
+        (&text[..line_start], &text[line_end..])
+    }
+
     pub fn value(&self) -> &'a DeValue<'a> {
         self.value
     }

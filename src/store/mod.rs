@@ -7,6 +7,8 @@
 
 mod commit;
 mod folder;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod memory;
 mod record;
 mod sled;

@@ -1,5 +1,6 @@
 //! The configuration file: what it may say, what it must not, and how problems are told.
 
+mod losses;
 mod shipped;
 
 use std::path::{Path as FilePath, PathBuf};

@@ -3,6 +3,7 @@
 mod harness;
 
 mod admin;
+mod admin_abuse;
 mod admission;
 mod behind_proxy;
 mod cli;

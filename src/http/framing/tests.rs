@@ -271,6 +271,10 @@ fn chunked_bodies_are_walked_to_their_end() {
 fn malformed_request_behind_valid_ones_is_the_only_one_refused() {
     let valid = "GET / HTTP/1.1¶Host: t¶¶";
     check_bytes(&wire(&format!("{valid}{valid}{valid}GET * HTTP/1.1¶")), (3, Some(Malformed::TargetForm)));
+    // Judged when the bytes in front of it pass, and told once they have.
+    check_bytes(&wire(&format!("{valid}GET / HTTP/1.1¶Host: a b¶¶")), (1, Some(Malformed::Host)));
+    let length = "GET / HTTP/1.1¶Host: t¶Content-Length: x¶¶";
+    check_bytes(&wire(&format!("{valid}{length}")), (1, Some(Malformed::Length)));
 }
 
 #[test]

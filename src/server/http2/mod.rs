@@ -12,6 +12,8 @@
 //! request.
 
 mod aside;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod guard;
 mod ledger;
 mod rules;

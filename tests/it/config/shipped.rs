@@ -12,7 +12,7 @@ use portcullis::settings::Source;
 use toml::de::{DeTable, DeValue};
 
 const ROUTES: &str = "upstream.sample.routes.";
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+pub(super) const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 #[test]
 fn the_example_shows_every_option() {
@@ -84,11 +84,11 @@ fn folder() -> PathBuf {
     FilePath::new(env!("CARGO_MANIFEST_DIR")).join("config")
 }
 
-fn read(name: &str) -> String {
+pub(super) fn read(name: &str) -> String {
     std::fs::read_to_string(folder().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn shipped_files() -> Vec<String> {
+pub(super) fn shipped_files() -> Vec<String> {
     let entries = std::fs::read_dir(folder()).expect("config/ is there");
     let names = entries.map(|entry| entry.expect("readable").file_name().into_string().expect("a plain name"));
     let mut names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
@@ -97,7 +97,7 @@ fn shipped_files() -> Vec<String> {
     names
 }
 
-fn parse(text: &str) -> Result<Config, ()> {
+pub(super) fn parse(text: &str) -> Result<Config, ()> {
     Config::parse(&Source { path: folder().join("some.toml"), text: text.to_owned() }).map_err(|_| ())
 }
 
@@ -161,13 +161,13 @@ fn toml_of(value: &DeValue<'_>) -> String {
 }
 
 /// A file after one slip.
-struct Slip {
-    what: String,
-    text: String,
+pub(super) struct Slip {
+    pub(super) what: String,
+    pub(super) text: String,
 }
 
 /// Every line that is no comment deleted, doubled, swapped with the next one, cut short, and the file ended after it.
-fn slips(text: &str) -> Vec<Slip> {
+pub(super) fn slips(text: &str) -> Vec<Slip> {
     let lines: Vec<&str> = text.lines().collect();
     let mut slips = Vec::new();
     for (index, line) in lines.iter().enumerate() {
@@ -200,10 +200,10 @@ fn has_line(config: &Config, pattern: &str) -> bool {
 }
 
 #[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Probe {
-    host: Option<String>,
-    path: String,
-    method: &'static str,
+pub(super) struct Probe {
+    pub(super) host: Option<String>,
+    pub(super) path: String,
+    pub(super) method: &'static str,
 }
 
 /// Requests to the paths of the lines that the two do not share, and to their neighbours: no others can fare otherwise.
@@ -236,15 +236,15 @@ fn paths_around(pattern: &str) -> [String; 4] {
 }
 
 /// What a table says of a probe.
-struct Decision<'c>(Found<'c, RouteConfig>);
+pub(super) struct Decision<'c>(Found<'c, RouteConfig>);
 
-fn decision<'c>(config: &'c Config, probe: &Probe) -> Decision<'c> {
+pub(super) fn decision<'c>(config: &'c Config, probe: &Probe) -> Decision<'c> {
     let path = Path::parse(&probe.path).unwrap_or_else(|error| panic!("{}: {error}", probe.path));
     Decision(config.routes.find(probe.host.as_deref(), &path, probe.method))
 }
 
 impl Decision<'_> {
-    fn admits(&self, key: Option<&KeyRecord>) -> bool {
+    pub(super) fn admits(&self, key: Option<&KeyRecord>) -> bool {
         let Found::Line { line, .. } = &self.0 else { return false };
         policy::authorize(&line.settings.requirement, key).is_ok()
     }
@@ -266,7 +266,7 @@ impl Decision<'_> {
     }
 }
 
-fn holder_of(scope: &Scope) -> KeyRecord {
+pub(super) fn holder_of(scope: &Scope) -> KeyRecord {
     let secret = KeySecret::generate().expect("randomness");
     KeyRecord {
         id: secret.id(),
