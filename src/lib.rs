@@ -25,7 +25,7 @@
 //! | [`log`] | the subscriber, access and audit lines | a field of a log line |
 //! | [`reload`] | whether the configuration's files have changed | how a change is noticed |
 //! | [`limit`] | rates, concurrency, failed authentications | a limiter |
-//! | [`store`] | durable records and the change log | the record's encoding, another engine |
+//! | [`store`] | durable records and the change log, as text too | the record's encoding, the format of backups, another engine |
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
 //! | [`http`] | framing, headers, whom proxies speak for, refusals | a header rule, a refusal's status or text |
 //! | [`tls`] | certificates, keys, handshakes | what is verified, how files are read |
@@ -56,8 +56,8 @@
 //! [`http::Refusal`] and a label in `metrics::labels`; the compiler then names its status, code, text and outcome as
 //! missing. A new step of admission goes into `proxy::admit`, in the order in which refusals win. A new call of the key
 //! API goes into `admin`, its effect into `keyring`. A new field of keys goes through [`key::KeyRecord`],
-//! `store::record` (with a new version, and a reader for rows of the old one), `keyring`'s drafts and changes,
-//! `admin`'s bodies and views, and `cli::keys`. A new metric is a cell in `metrics::cells`, a family in
+//! `store::record` and `store::portable::line` (each with a new version, and a reader for the old one), `keyring`'s
+//! drafts and changes, `admin`'s bodies and views, and `cli::keys`. A new metric is a cell in `metrics::cells`, a family in
 //! `metrics::families` and a recording method (`metrics::families::tls` for those of certificates). A new product
 //! preset is a file in `config/` and a table in `tests/it/presets.rs`.
 //!

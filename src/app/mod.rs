@@ -4,6 +4,7 @@
 //! store's writer; all of them end in [`Running::shutdown`].
 
 mod activation;
+mod backups;
 mod build;
 mod control;
 mod ops_door;
@@ -40,6 +41,7 @@ pub use build::initialise;
 pub use reload::ReloadError;
 pub use serve::serve;
 
+use backups::Backups;
 use control::Control;
 use ops_door::OpsDoor;
 use tls::TlsListeners;
@@ -72,6 +74,7 @@ impl Default for Start {
 /// Everything of a gate but its sockets.
 pub struct Assembled {
     pub proxy: Arc<Proxy>,
+    clock: Clock,
     present: Present,
     sockets: Inherited,
     log: Option<log::Control>,
@@ -103,6 +106,7 @@ pub struct Running {
     http2: Arc<ArcSwap<server::Http2>>,
     slots: Slots,
     readiness: Arc<Readiness>,
+    backups: Backups,
     drain: Drain,
     workers: Workers,
     ops_drain: Drain,
@@ -145,7 +149,8 @@ fn assemble_on(control: Control, config: Config, start: Start) -> anyhow::Result
         Some(store) => store,
         None => build::open_store(&config, root.is_some())?,
     };
-    let keyring = Keyring::open(store, &config.keys, start.clock, Arc::clone(&metrics), control.handle())
+    let clock = start.clock;
+    let keyring = Keyring::open(store, &config.keys, clock.clone(), Arc::clone(&metrics), control.handle())
         .context("cannot open the key store")?;
     for secret in root.iter().chain(start.root.iter()) {
         control.block_on(keyring.ensure_root(secret)).context("cannot store the root key")?;
@@ -161,12 +166,12 @@ fn assemble_on(control: Control, config: Config, start: Start) -> anyhow::Result
     let running = proxy::Running::new(workers, Arc::clone(&keyring), Arc::clone(&metrics));
     let proxy = Arc::new(Proxy { gate, keyring, running, metrics, control: control.handle() });
     let present = Present { config, root: root.map(|root| root.digest()) };
-    Ok(Assembled { proxy, present, sockets: start.sockets, log: start.log, control })
+    Ok(Assembled { proxy, clock, present, sockets: start.sockets, log: start.log, control })
 }
 
 fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     raise_open_files();
-    let Assembled { proxy, present, sockets, log, control } = assembled;
+    let Assembled { proxy, clock, present, sockets, log, control } = assembled;
     let config = &present.config;
     let listen = &config.listen;
     let tls = TlsListeners::new(&config.tls, &proxy.metrics, control.handle())?;
@@ -194,6 +199,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
 
     // Ends with the control runtime.
     control.handle().spawn(Arc::clone(&proxy.running).watch());
+    let backups = Backups::start(&config.store.backup, &proxy, clock);
 
     let readiness = Arc::new(Readiness::default());
     readiness.store_opened();
@@ -221,6 +227,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
         http2,
         slots,
         readiness,
+        backups,
         drain,
         workers,
         ops_drain,
@@ -273,7 +280,8 @@ impl Running {
     }
 
     fn finish(self, shutdown: &Shutdown) {
-        let Self { proxy, drain, workers, ops_drain, ops_task, control, .. } = self;
+        let Self { proxy, backups, drain, workers, ops_drain, ops_task, control, .. } = self;
+        drop(backups);
         drain.start(shutdown);
         workers.join();
         control.block_on(proxy.keyring.close());

@@ -58,6 +58,7 @@ impl Running {
         upstream::take_over(&old.upstreams, &new.upstreams, control);
         tell_upstream_certificates(&new.upstreams, metrics);
         keyring.reconfigure(&config.keys);
+        self.backups.reconfigure(&config.store.backup);
         self.slots.resize(config.client.connections_max);
         // Before the other settings of connections, which accept loops look at.
         self.http2.store(Arc::new(config.http2.clone()));
@@ -84,7 +85,8 @@ impl Running {
 /// What threads, sockets and the store were started with.
 fn needing_restart(old: &Config, new: &Config) -> Vec<String> {
     let listen = old.listen.differences(&new.listen).into_iter().map(|option| format!("listen.{option}"));
-    let store = old.store.differences(&new.store).into_iter().map(|option| format!("store.{option}"));
+    let store = old.store.differences(&new.store).into_iter().filter(|option| *option != "backup");
+    let store = store.map(|option| format!("store.{option}"));
     let mut options: Vec<String> = listen.chain(store).collect();
     // A listener speaks TLS or it does not.
     let has_tls = |config: &Config| [config.tls.public.is_some(), config.tls.ops.is_some()];

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use crate::ops;
 use crate::settings::{Node, Section, Value};
@@ -18,6 +19,7 @@ pub(super) fn check(config: &Config, node: &Node<'_>, section: &mut Section<'_>)
     check_addresses(config, node, section);
     check_mount(config, section);
     check_proxy_protocol(config, section);
+    check_backups(config, section);
     check_effects(config, section);
 }
 
@@ -31,6 +33,17 @@ fn check_proxy_protocol(config: &Config, section: &mut Section<'_>) {
             "listen.proxy_protocol takes connections from forwarding.trusted_proxies alone, which lists nobody; \
              add the networks of your load balancers there",
         );
+    }
+}
+
+/// What takes the store away would take its backups too.
+fn check_backups(config: &Config, section: &mut Section<'_>) {
+    let store = section.node("store").and_then(|store| inside(&store));
+    let option = store.and_then(|mut store| inside(&store.node("backup")?)?.node("directory"));
+    let is_inside = |directory: &PathBuf| directory.starts_with(&config.store.path);
+    if let (Some(option), true) = (option, config.store.backup.directory.as_ref().is_some_and(is_inside)) {
+        option
+            .problem::<()>("store.backup.directory is inside of store.path; name one elsewhere, best on another disk");
     }
 }
 

@@ -192,6 +192,9 @@ impl Config {
     /// Relative paths start at the file's own folder, wherever the program was started.
     fn anchor_paths(&mut self, folder: &Path) {
         self.store.path = folder.join(&self.store.path);
+        if let Some(directory) = &mut self.store.backup.directory {
+            *directory = folder.join(&directory);
+        }
         self.tls.anchor(folder);
         if let Some(file) = &mut self.keys.root_key_file {
             *file = folder.join(&file);

@@ -12,6 +12,7 @@ mod known;
 mod last_used;
 mod memo;
 mod reader;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -32,6 +33,7 @@ use self::directory::Entry;
 use self::known::Known;
 use self::last_used::LastUsed;
 use self::reader::Reader;
+use self::snapshot::Pictures;
 use self::writer::{Generate, Job, Target, Writer};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Digest, KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
@@ -42,6 +44,7 @@ use crate::store::{Actor, Store, StoreError};
 
 pub use self::holder::Holder;
 pub use self::identity::Identity;
+pub use self::snapshot::Snapshot;
 
 /// Changes that may wait for the writer; one more is refused.
 const CHANGES_QUEUED_MAX: usize = 256;
@@ -191,6 +194,7 @@ impl Keyring {
             revision: store.revision()?,
             generate,
             unsettled: HashSet::new(),
+            pictures: Pictures::default(),
         };
         let reader =
             Reader::new(Arc::clone(&store), Arc::clone(&known), Arc::clone(&metrics), control.clone(), present.clone());
@@ -374,6 +378,14 @@ impl Keyring {
         };
         let views = self.reader.views(ids).await?;
         Ok((views.into_iter().map(|view| self.overlaid(view)).collect(), total))
+    }
+
+    /// All keys as they are now, to be read while they go on being changed.
+    ///
+    /// # Errors
+    /// As [`Keyring::create`]; also while it is not known whether an earlier change was made.
+    pub async fn snapshot(&self) -> Result<Snapshot, ChangeError> {
+        self.change(Writer::snapshot).await
     }
 
     /// How many keys there are.

@@ -7,3 +7,4 @@ mod harness;
 mod last_used;
 mod look_up;
 mod memo;
+mod snapshot;

@@ -12,12 +12,14 @@ use tokio::sync::watch;
 
 use super::known::Known;
 use super::reader::read_view;
+use super::snapshot::{Pictures, Snapshot};
 use super::{ChangeError, Changes, Draft, KeyView, Settings, measured};
 use crate::clock::Clock;
 use crate::key::{ALL, Digest, KEY_WRITE, KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
 use crate::log;
 use crate::metrics::{AuditOperation, Metrics, StoreOperation};
 use crate::policy::{self, Grant, Requirement};
+use crate::store::portable::Ported;
 use crate::store::{Actor, Change, Operation, Store, StoreError, Who};
 
 /// How often a fresh id may turn out to be taken. Once is a wonder; more is a broken source of randomness.
@@ -39,6 +41,7 @@ pub(super) struct Writer {
     pub(super) generate: Generate,
     /// The keys of which a change may or may not have been made.
     pub(super) unsettled: HashSet<KeyId>,
+    pub(super) pictures: Pictures,
 }
 
 /// The key that a change is for. With a digest it is that key only if the digest is the key's own.
@@ -138,6 +141,17 @@ impl Writer {
         Ok(KeyView { record: to, last_used })
     }
 
+    /// All keys as they are now: nothing is changed meanwhile.
+    pub(super) fn snapshot(&mut self) -> Result<Snapshot, ChangeError> {
+        if !self.unsettled.is_empty() {
+            return Err(ChangeError::Unavailable);
+        }
+        let directory = self.known.directory();
+        let ids = directory.page(0, directory.len());
+        drop(directory);
+        Ok(self.pictures.take(self.revision, ids, &self.store, &self.known))
+    }
+
     fn insert(
         &mut self,
         actor: Actor,
@@ -230,6 +244,13 @@ impl Writer {
 
     fn commit(&mut self, actor: Actor, operation: Operation) -> Result<(), ChangeError> {
         let id = operation.key();
+        // Before the store has it: whoever reads the key from there afterwards finds here how it was.
+        let before = || {
+            let record = operation.before()?.clone();
+            let view = KeyView { record, last_used: self.store.last_used(&id).ok().flatten() };
+            Some(Ported { last_used: self.known.last_used(&view), record: view.record })
+        };
+        self.pictures.keep(&id, before);
         let change = Change { revision: self.revision + 1, at: self.clock.now(), actor, operation };
         let committed = measured(&self.metrics, StoreOperation::ChangeCommit, || self.store.commit(&change));
         let Err(error) = committed else {

@@ -198,7 +198,7 @@ fn keyring(metrics: &Metrics) -> Vec<MetricFamily> {
     families
 }
 
-fn store(metrics: &Metrics) -> [MetricFamily; 2] {
+fn store(metrics: &Metrics) -> [MetricFamily; 4] {
     let durations = StoreOperation::EVERY.iter().map(|operation| {
         let spent = Observations::of(&metrics.cold.store_spent[*operation as usize]);
         spread(&[("operation", operation.as_str())], &LOCAL_BOUNDS, &spent)
@@ -214,6 +214,16 @@ fn store(metrics: &Metrics) -> [MetricFamily; 2] {
             durations,
         ),
         counter("portcullis_store_operation_errors_total", "Operations on the store that failed.", errors),
+        gauge(
+            "portcullis_store_backup_last_success_timestamp_seconds",
+            "When the newest of the backups of [store.backup] was made, those of earlier processes included; 0: none.",
+            [level(&[], metrics.cold.backed_up.load(Ordering::Relaxed) as f64)],
+        ),
+        counter(
+            "portcullis_store_backup_failures_total",
+            "Backups of [store.backup] that could not be made, when each was tried.",
+            [count(&[], metrics.cold.backups_failed.load(Ordering::Relaxed))],
+        ),
     ]
 }
 

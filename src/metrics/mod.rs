@@ -71,6 +71,9 @@ pub struct Metrics {
 /// What only control threads touch, and not on a request's way.
 #[derive(Default)]
 struct Cold {
+    /// Unix seconds; 0 before the first.
+    backed_up: AtomicI64,
+    backups_failed: AtomicU64,
     audited: [AtomicU64; AuditOperation::COUNT],
     /// Unix seconds.
     config_loaded: AtomicI64,
@@ -232,6 +235,15 @@ impl Metrics {
     /// A running request was ended, since its key admits it no more.
     pub fn cut(&self, cut: Cut) {
         add_one(&self.cold.cuts[cut as usize]);
+    }
+
+    /// There is a backup of this moment: just made, or found at the start.
+    pub fn backed_up(&self, at: Timestamp) {
+        self.cold.backed_up.store(at.unix(), Ordering::Relaxed);
+    }
+
+    pub fn backup_failed(&self) {
+        add_one(&self.cold.backups_failed);
     }
 
     /// So many keys of this kind are in the store.

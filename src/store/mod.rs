@@ -5,15 +5,22 @@
 //! Invariants: a record, its line in the change log and the revision change in one transaction; revisions have no
 //! gaps; a time of use exists only for a key that exists, and never goes backwards.
 
+pub mod backup;
 mod commit;
 mod folder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod import;
+mod load;
 mod memory;
+pub mod portable;
 mod record;
+mod restore;
 mod sled;
+mod staging;
 #[cfg(test)]
 mod tests;
+mod whole_file;
 
 use std::fmt;
 use std::io;
@@ -27,9 +34,12 @@ use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyName, KeyRecord, Kind, ScopeSet};
 use crate::settings::{ByteSize, Node, Value, settings};
 
+pub use self::import::{Import, ImportError, Imported, OnConflict};
 pub use self::memory::MemoryStore;
 pub use self::record::RecordError;
+pub use self::restore::{RestoreError, restore};
 pub use self::sled::SledStore;
+pub use self::whole_file::WholeFile;
 
 const CHANGES_MAX: NonZeroU32 = NonZeroU32::new(100_000).expect("is not zero");
 
@@ -42,6 +52,7 @@ settings! {
         pub cache: CacheSize = CacheSize(ByteSize::mib(16)),
         /// How many changes the log keeps; older ones are dropped.
         pub changes_max: NonZeroU32 = CHANGES_MAX,
+        pub backup: backup::Settings = backup::Settings::default(),
     }
 }
 

@@ -16,8 +16,10 @@ use std::time::Duration;
 use ::sled::transaction::{TransactionError, Transactional};
 use ::sled::{Db, Tree};
 
-use super::commit::{Commit, read_record, read_time, touch};
+use super::commit::{Commit, Refused, read_record, read_time, touch};
 use super::folder::{Folder, at, write_mark};
+use super::load::Load;
+use super::portable::Ported;
 use super::record::{STATE, decode_change, decode_state, encode_state};
 use super::{Change, LoggedChange, Settings, State, Store, StoreError};
 use crate::clock::Timestamp;
@@ -155,6 +157,21 @@ impl SledStore {
         self.folder.sync(&self.file)
     }
 
+    /// Brings to disk what a transaction has done, if it has.
+    fn settle(&self, applied: Result<Result<(), Refused>, StoreError>, revision: u64) -> Result<(), StoreError> {
+        match applied {
+            Ok(Ok(())) => {}
+            Ok(Err(refused)) => return Err(refused.into()),
+            Err(fault) => return Err(self.fail(StoreError::Uncertain(Box::new(fault)))),
+        }
+        self.make_durable().map_err(|fault| self.fail(StoreError::Uncertain(Box::new(fault))))?;
+        if let Err(error) = write_mark(&self.mark, revision) {
+            // It only lags behind then: less is noticed at the next start, and nothing is lost.
+            tracing::warn!(%error, "the store's mark was not written");
+        }
+        Ok(())
+    }
+
     fn commits(&self) -> MutexGuard<'_, ()> {
         self.committing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,17 +222,7 @@ impl Store for SledStore {
                 Err(TransactionError::Storage(error)) => Err(error),
             }
         });
-        match applied {
-            Ok(Ok(())) => {}
-            Ok(Err(refused)) => return Err(refused.into()),
-            Err(fault) => return Err(self.fail(StoreError::Uncertain(Box::new(fault)))),
-        }
-        self.make_durable().map_err(|fault| self.fail(StoreError::Uncertain(Box::new(fault))))?;
-        if let Err(error) = write_mark(&self.mark, change.revision) {
-            // It only lags behind then: less is noticed at the next start, and nothing is lost.
-            tracing::warn!(%error, "the store's mark was not written");
-        }
-        Ok(())
+        self.settle(applied, change.revision)
     }
 
     fn last_used(&self, id: &KeyId) -> Result<Option<Timestamp>, StoreError> {
@@ -254,6 +261,27 @@ impl Store for SledStore {
 }
 
 impl SledStore {
+    /// Takes over keys and lines of the log from elsewhere, in one transaction, and is at `revision` then. On disk when it
+    /// returns.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]. A key that is there already is a conflict, and a revision before the present one.
+    pub fn load(&self, revision: u64, keys: &[Ported], changes: &[LoggedChange]) -> Result<(), StoreError> {
+        let _only = self.commits();
+        self.writable()?;
+        let load = Load::prepare(revision, keys, changes)?;
+        let Rows { records, last_used, changes, meta, .. } = &self.rows;
+        let applied = self.guarded(|| {
+            let done = (records, last_used, changes, meta).transaction(|trees| load.apply(trees));
+            match done {
+                Ok(()) => Ok(Ok(())),
+                Err(TransactionError::Abort(refused)) => Ok(Err(refused)),
+                Err(TransactionError::Storage(error)) => Err(error),
+            }
+        });
+        self.settle(applied, revision)
+    }
+
     fn unrecognised(&self, found: u64) -> StoreError {
         let expected = self.state().ok().flatten().map_or(0, |state| state.keys);
         StoreError::Miscounted { expected, found }

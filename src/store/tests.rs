@@ -5,6 +5,8 @@ use std::fs;
 use std::num::NonZeroU32;
 use std::path::Path;
 
+use super::portable::Ported;
+use super::staging::Staging;
 use super::*;
 use crate::key::{KeySecret, Scope};
 
@@ -440,4 +442,84 @@ fn first_start_that_was_cut_off_is_no_store_and_can_begin_again() {
     assert!(matches!(SledStore::open(&settings), Err(StoreError::Missing { .. })));
     let store = SledStore::create(&settings).unwrap();
     create(&store);
+}
+
+fn ported(revision: u64) -> Ported {
+    Ported { record: fresh(revision), last_used: Some(at(90)) }
+}
+
+#[test]
+fn rows_from_elsewhere_are_taken_over_whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let store = SledStore::create(&settings).unwrap();
+    let (first, second) = (ported(5), ported(9));
+    let logged = LoggedChange::from(&change(9, Operation::Create(second.record.clone())));
+    store.load(9, std::slice::from_ref(&first), std::slice::from_ref(&logged)).unwrap();
+
+    for (revision, key) in [(10, &first), (8, &second)] {
+        let keys = [second.clone(), key.clone()];
+        assert!(matches!(store.load(revision, &keys, &[]), Err(StoreError::Conflict)), "{revision}");
+        same(store.record(&second.record.id).unwrap().as_ref(), None);
+    }
+
+    store.load(9, std::slice::from_ref(&second), &[]).unwrap();
+    drop(store);
+    let store = SledStore::open(&settings).unwrap();
+    for key in [&first, &second] {
+        same(store.record(&key.record.id).unwrap().as_ref(), Some(&key.record));
+        assert_eq!(store.last_used(&key.record.id).unwrap(), key.last_used);
+    }
+    assert_eq!((store.revision().unwrap(), store.changes(0, 10).unwrap()), (9, vec![logged]));
+    let mut found = 0;
+    store.scan(&mut |_| found += 1).unwrap();
+    assert_eq!(found, 2);
+    create(&store);
+}
+
+#[test]
+fn store_that_was_made_elsewhere_takes_its_place_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    // One without keys is no obstacle.
+    drop(SledStore::create(&settings).unwrap());
+    let (staging, new) = Staging::begin(&settings).unwrap();
+    assert!(matches!(SledStore::open(&settings), Err(StoreError::Missing { .. })));
+    let key = ported(5);
+    new.load(7, std::slice::from_ref(&key), &[]).unwrap();
+
+    staging.publish(new).unwrap();
+
+    let store = SledStore::open(&settings).unwrap();
+    same(store.record(&key.record.id).unwrap().as_ref(), Some(&key.record));
+    drop(store);
+    assert!(!settings.path.join("portcullis.new").exists());
+    assert!(matches!(Staging::begin(&settings), Err(StoreError::Initialised { keys: 1, .. })));
+}
+
+#[test]
+fn place_that_was_left_half_filled_is_an_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let pieces = ["conf", "blobs", "db", "portcullis.mark"];
+    for moved in 0..=2 {
+        for starts_anew in [false, true] {
+            let (staging, new) = Staging::begin(&settings).unwrap();
+            new.load(7, &[ported(5)], &[]).unwrap();
+            drop(new);
+            // As publishing does it, and cut off before the database was in its place.
+            for piece in &pieces[..moved] {
+                fs::rename(settings.path.join("portcullis.new").join(piece), settings.path.join(piece)).unwrap();
+            }
+            drop(staging);
+            assert!(matches!(SledStore::open(&settings), Err(StoreError::Missing { .. })));
+            if starts_anew {
+                let store = SledStore::create(&settings).unwrap();
+                let record = create(&store);
+                drop(store);
+                same(SledStore::open(&settings).unwrap().record(&record.id).unwrap().as_ref(), Some(&record));
+                fs::remove_dir_all(&settings.path).unwrap();
+            }
+        }
+    }
 }

@@ -34,6 +34,7 @@ mod secrets;
 mod security;
 mod spec;
 mod stack;
+mod store_commands;
 mod tls;
 mod trailers;
 mod upgrade;

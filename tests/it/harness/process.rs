@@ -358,7 +358,7 @@ impl Installation {
     }
 
     #[track_caller]
-    fn served(&self, command: Command) -> Served {
+    pub fn served(&self, command: Command) -> Served {
         secrets::issued_by_files(self.folder());
         let mut process = Process::spawn_as_set_up(command);
         let line = process.wait_for(|line| address_in(line, "public").is_some());
