@@ -18,6 +18,7 @@ mod private;
 mod routes;
 mod serve;
 mod show;
+mod store;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -53,6 +54,7 @@ enum Command {
     Keys(keys::Arguments),
     Routes(routes::Arguments),
     Serve(serve::Arguments),
+    Store(store::Arguments),
 }
 
 /// What every command takes that reads the configuration.
@@ -92,6 +94,7 @@ impl Cli {
             Command::Keys(arguments) => keys::run(&arguments),
             Command::Routes(arguments) => routes::run(&arguments),
             Command::Serve(arguments) => serve::run(&arguments),
+            Command::Store(arguments) => store::run(&arguments),
         }
     }
 }

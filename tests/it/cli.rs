@@ -43,7 +43,7 @@ fn help_names_every_command_and_the_exit_codes() {
     let help = run(&["--help"], 0).stdout;
 
     for command in
-        ["serve", "demo", "init", "keygen", "check", "routes", "explain", "keys", "healthcheck", "completions"]
+        ["serve", "demo", "init", "keygen", "check", "routes", "explain", "keys", "healthcheck", "completions", "store"]
     {
         assert!(help.contains(&format!("\n  {command}")), "no {command}: {help}");
         let own = run(&[command, "--help"], 0).stdout;

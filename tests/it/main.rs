@@ -32,6 +32,7 @@ mod secrets;
 mod security;
 mod spec;
 mod stack;
+mod store_files;
 mod tls;
 mod trailers;
 mod upgrade;
