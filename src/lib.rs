@@ -56,8 +56,9 @@
 //! [`http::Refusal`] and a label in `metrics::labels`; the compiler then names its status, code, text and outcome as
 //! missing. A new step of admission goes into `proxy::admit`, in the order in which refusals win. A new call of the key
 //! API goes into `admin`, its effect into `keyring`. A new field of keys goes through [`key::KeyRecord`],
-//! `store::record` and `store::portable::line` (each with a new version, and a reader for the old one), `keyring`'s
-//! drafts and changes, `admin`'s bodies and views, and `cli::keys`. A new metric is a cell in `metrics::cells`, a family in
+//! `store::record` (with a new version, and a reader for rows of the old one, which `store::upgrade` brings to the new
+//! one; a store of the old one goes into `tests/it/stores`) and `store::portable::line` (likewise), `keyring`'s drafts and
+//! changes, `admin`'s bodies and views, and `cli::keys`. A new metric is a cell in `metrics::cells`, a family in
 //! `metrics::families` and a recording method (`metrics::families::tls` for those of certificates). A new product
 //! preset is a file in `config/` and a table in `tests/it/presets.rs`.
 //!

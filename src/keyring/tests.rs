@@ -3,6 +3,7 @@
 mod ceiling;
 mod changes;
 mod faults;
+mod growth;
 mod harness;
 mod last_used;
 mod look_up;

@@ -236,10 +236,16 @@ impl Writer {
             return Ok(None);
         }
         let read = measured(&self.metrics, StoreOperation::KeyRead, || read_view(&*self.store, id));
-        read.map_err(|error| {
+        let view = read.map_err(|error| {
             tracing::error!(?error, "store was not read");
             ChangeError::Unavailable
-        })
+        })?;
+        // An older record that has come back must not be built upon: it may have more scopes than the key was left with.
+        if view.as_ref().map(|view| view.record.revision) != self.known.directory().revision(id) {
+            tracing::error!(key.id = %id, "store holds another record than was acknowledged");
+            return Err(ChangeError::Unavailable);
+        }
+        Ok(view)
     }
 
     fn commit(&mut self, actor: Actor, operation: Operation) -> Result<(), ChangeError> {

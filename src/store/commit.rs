@@ -5,7 +5,11 @@
 use ::sled::IVec;
 use ::sled::transaction::{ConflictableTransactionError, TransactionalTree};
 
-use super::record::{STATE, decode_record, decode_state, encode_change, encode_record, encode_state};
+use super::record::{
+    RecordError, STATE, decode_bucket, decode_record, decode_state, decode_time, encode_bucket, encode_change,
+    encode_record, encode_state, encode_time,
+};
+use super::sums::{Bucket, SetSum};
 use super::{Change, LoggedChange, State, StoreError};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord};
@@ -54,7 +58,7 @@ impl<'c> Commit<'c> {
             TransactionalTree,
         ),
     ) -> Transacted<()> {
-        let state = self.checked_state(records, meta)?;
+        let (state, present) = self.checked(records, meta)?;
         match &self.record {
             Some(row) => {
                 records.insert(self.id.as_bytes(), row.as_slice())?;
@@ -68,27 +72,44 @@ impl<'c> Commit<'c> {
         for revision in &self.expired {
             changes.remove(revision)?;
         }
-        meta.insert(STATE, encode_state(state).map_err(|error| refused(StoreError::CorruptState(error)))?)?;
+        let set = self.changed(state.set, present.as_deref());
+        let state = State { revision: self.change.revision, set };
+        meta.insert(STATE, encode_state(state).map_err(corrupt_state)?)?;
+        let bucket = Bucket::of(self.id.as_bytes());
+        let row = meta.get(bucket.row_key())?;
+        let set = row.map_or(Ok(SetSum::default()), |row| decode_bucket(bucket, &row)).map_err(corrupt_state)?;
+        let row = encode_bucket(bucket, self.changed(set, present.as_deref())).map_err(corrupt_state)?;
+        meta.insert(bucket.row_key().as_slice(), row)?;
         Ok(())
     }
 
-    /// The state after the change, if the change fits what is there.
-    fn checked_state(&self, records: &TransactionalTree, meta: &TransactionalTree) -> Transacted<State> {
+    /// The state before the change and the key's row, if the change fits what is there.
+    fn checked(&self, records: &TransactionalTree, meta: &TransactionalTree) -> Transacted<(State, Option<IVec>)> {
         let row = meta.get(STATE)?;
-        let state = row.map(|row| decode_state(&row)).transpose();
-        let state = state.map_err(|error| refused(StoreError::CorruptState(error)))?;
-        let State { revision, keys } = state.unwrap_or(State { revision: 0, keys: 0 });
+        let state = row.map_or(Ok(State::default()), |row| decode_state(&row)).map_err(corrupt_state)?;
         let row = records.get(self.id.as_bytes())?;
-        let present = row.map(|row| read_record(&self.id, &row)).transpose().map_err(refused)?;
-        let operation = &self.change.operation;
-        let expected = operation.before().map(|record| record.revision);
-        if self.change.revision != revision + 1 || present.map(|record| record.revision) != expected {
+        let present = row.as_ref().map(|row| read_record(&self.id, row)).transpose().map_err(refused)?;
+        let expected = self.change.operation.before().map(|record| record.revision);
+        if self.change.revision != state.revision + 1 || present.map(|record| record.revision) != expected {
             return Err(ConflictableTransactionError::Abort(Refused::Conflict));
         }
-        let keys =
-            (keys + u64::from(operation.after().is_some())).saturating_sub(u64::from(operation.before().is_some()));
-        Ok(State { revision: self.change.revision, keys })
+        Ok((state, row))
     }
+
+    /// What a sum over records becomes by the change.
+    fn changed(&self, mut set: SetSum, present: Option<&[u8]>) -> SetSum {
+        if let Some(row) = present {
+            set.remove(self.id.as_bytes(), row);
+        }
+        if let Some(row) = &self.record {
+            set.insert(self.id.as_bytes(), row);
+        }
+        set
+    }
+}
+
+fn corrupt_state(error: RecordError) -> ConflictableTransactionError<Refused> {
+    refused(StoreError::CorruptState(error))
 }
 
 fn refused(error: StoreError) -> ConflictableTransactionError<Refused> {
@@ -105,9 +126,12 @@ pub(super) fn touch(
         if records.get(id.as_bytes())?.is_none() {
             continue;
         }
-        let known = last_used.get(id.as_bytes())?.as_deref().and_then(read_time);
-        if known.is_none_or(|known| known < *at) {
-            last_used.insert(id.as_bytes(), &at.unix().to_be_bytes())?;
+        // A time that cannot be trusted gives way to any other.
+        let known = last_used.get(id.as_bytes())?.and_then(|row| decode_time(id, &row).ok());
+        if known.is_none_or(|known| known < *at)
+            && let Ok(row) = encode_time(id, *at)
+        {
+            last_used.insert(id.as_bytes(), row)?;
         }
     }
     Ok(())
@@ -115,8 +139,4 @@ pub(super) fn touch(
 
 pub(super) fn read_record(id: &KeyId, row: &[u8]) -> Result<KeyRecord, StoreError> {
     decode_record(id, row).map_err(|source| StoreError::Corrupt { key: *id, source })
-}
-
-pub(super) fn read_time(row: &[u8]) -> Option<Timestamp> {
-    row.try_into().ok().map(i64::from_be_bytes).map(Timestamp::from_unix)
 }

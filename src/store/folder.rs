@@ -9,13 +9,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::StoreError;
+use super::{StoreError, swap};
 
 const CONFIGURATION: &str = "conf";
 /// A page over a quarter of a segment goes to a file of its own, and a loss of power that takes this file takes a part of
 /// a transaction, or all of the store. The largest page, 21 changes between keys with 263 scopes of 64 characters, has
 /// 760 KiB.
-const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
 const DATABASE: &str = "db";
 const LOCK: &str = "portcullis.lock";
 const MARK: &str = "portcullis.mark";
@@ -26,6 +26,25 @@ pub(super) struct Folder {
     _lock: File,
 }
 
+/// What the mark says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Mark {
+    Damaged,
+    None,
+    Revision(u64),
+}
+
+impl Mark {
+    /// 0 for one that cannot be read; `None` when there is none.
+    pub(super) fn revision(self) -> Option<u64> {
+        match self {
+            Self::Damaged => Some(0),
+            Self::None => None,
+            Self::Revision(revision) => Some(revision),
+        }
+    }
+}
+
 impl Folder {
     /// Takes hold of a directory that has a store in it.
     pub(super) fn existing(path: &Path) -> Result<Self, StoreError> {
@@ -34,6 +53,8 @@ impl Folder {
         match fs::metadata(&database) {
             Ok(metadata) if metadata.is_file() => Self::hold(path),
             Ok(_) => Err(StoreError::Missing { path: path.to_owned() }),
+            // A replacement that was cut off between the two databases.
+            Err(_) if swap::is_pending(path) => Self::hold(path),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Err(StoreError::Missing { path: path.to_owned() })
             }
@@ -53,40 +74,9 @@ impl Folder {
         // One that was cut off is taken for damage. While the database is empty nothing has been built upon it.
         if fs::metadata(path.join(DATABASE)).map_or(true, |database| database.len() == 0) {
             remove_if_present(&path.join(CONFIGURATION))?;
-            folder.write_configuration()?;
+            ensure_configuration(path, SEGMENT_BYTES)?;
         }
         Ok(folder)
-    }
-
-    /// How large the database's segments are: a store keeps those that it was made with.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] when that is not known for sure: with others the database takes what it has for garbage.
-    pub(super) fn segment_bytes(&self) -> Result<usize, StoreError> {
-        let path = self.path.join(CONFIGURATION);
-        let written = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => read.map_err(at(&path))?,
-        };
-        configured_segment_bytes(&written).ok_or_else(|| StoreError::Damaged { path: self.path.clone(), source: None })
-    }
-
-    /// Writes the database's configuration and makes it durable.
-    ///
-    /// The database would write it in two steps and not sync it: after a loss of power its file could be there and the
-    /// configuration be torn, which makes both unusable.
-    fn write_configuration(&self) -> Result<(), StoreError> {
-        let path = self.path.join(CONFIGURATION);
-        let text = format!("segment_size: {SEGMENT_BYTES}\nuse_compression: false\nversion: 0.34\n");
-        let mut text = text.into_bytes();
-        text.extend(crc32fast::hash(&text).to_le_bytes());
-        let write = || {
-            let mut file = File::create(&path)?;
-            file.write_all(&text)?;
-            file.sync_all()
-        };
-        write().map_err(at(&path))?;
-        sync_directory(&self.path)
     }
 
     fn hold(path: &Path) -> Result<Self, StoreError> {
@@ -106,6 +96,7 @@ impl Folder {
         }
         let pid = format!("{}\n", std::process::id());
         lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0)).map_err(at(&lock_path))?;
+        swap::finish(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -159,13 +150,17 @@ impl Folder {
 
     /// The last revision that was acknowledged, as far as the mark knows: it may be behind, never ahead.
     pub(super) fn marked(&self) -> Result<Option<u64>, StoreError> {
+        // A mark that cannot be read proves nothing against a store that can.
+        Ok(self.mark()?.revision())
+    }
+
+    pub(super) fn mark(&self) -> Result<Mark, StoreError> {
         let path = self.path.join(MARK);
-        match fs::read_to_string(&path) {
+        match fs::read(&path) {
             // Made and not written yet: nothing was acknowledged.
-            Ok(text) if text.is_empty() => Ok(None),
-            // A mark that cannot be read proves nothing against a store that can.
-            Ok(text) => Ok(Some(text.trim().strip_prefix("revision ").and_then(|n| n.parse().ok()).unwrap_or(0))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(text) if text.is_empty() => Ok(Mark::None),
+            Ok(text) => Ok(str::from_utf8(&text).ok().and_then(read_mark).map_or(Mark::Damaged, Mark::Revision)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Mark::None),
             Err(source) => Err(at(&path)(source)),
         }
     }
@@ -185,9 +180,57 @@ impl Folder {
     }
 }
 
+/// How large the segments of the database in a folder are: it keeps those that it was made with, and takes what it has for
+/// garbage with others. `None`: the configuration is missing or damaged.
+pub(super) fn known_segment_bytes(folder: &Path) -> Option<usize> {
+    let written = fs::read(folder.join(CONFIGURATION)).ok()?;
+    let (text, crc) = written.split_last_chunk()?;
+    let line = text.split(|byte| *byte == b'\n').next().and_then(|line| std::str::from_utf8(line).ok())?;
+    let bytes = line.strip_prefix("segment_size: ")?.parse().ok()?;
+    (*crc == crc32fast::hash(text).to_le_bytes()).then_some(bytes)
+}
+
+/// Writes the configuration of the database in a folder, if it is not there, and makes it durable.
+///
+/// The database would write it in two steps and not sync it: after a loss of power its file could be there and the
+/// configuration be torn, which makes both unusable.
+pub(super) fn ensure_configuration(folder: &Path, segment_bytes: usize) -> Result<(), StoreError> {
+    let path = folder.join(CONFIGURATION);
+    if path.exists() {
+        return Ok(());
+    }
+    let text = format!("segment_size: {segment_bytes}\nuse_compression: false\nversion: 0.34\n");
+    let mut text = text.into_bytes();
+    text.extend(crc32fast::hash(&text).to_le_bytes());
+    let write = || {
+        let mut file = File::create(&path)?;
+        file.write_all(&text)?;
+        file.sync_all()
+    };
+    write().map_err(at(&path))?;
+    sync_directory(folder)
+}
+
 /// Writes the revision into the mark. Always the same length in one sector, so that it is replaced whole.
 pub(super) fn write_mark(mark: &File, revision: u64) -> io::Result<()> {
-    mark.write_all_at(format!("revision {revision:020}\n").as_bytes(), 0)
+    mark.write_all_at(mark_text(revision).as_bytes(), 0)
+}
+
+fn mark_text(revision: u64) -> String {
+    let digits = format!("{revision:020}");
+    format!("revision {digits} {:08x}\n", crc32fast::hash(digits.as_bytes()))
+}
+
+/// The revision in a mark, if it is whole.
+fn read_mark(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("revision ")?;
+    let digits = match digits.split_once(' ') {
+        Some((digits, _)) => digits,
+        // As it was written with format 1 of the rows.
+        None => return digits.strip_suffix('\n').filter(|digits| digits.len() == 20)?.parse().ok(),
+    };
+    let revision = digits.parse().ok()?;
+    (text == mark_text(revision)).then_some(revision)
 }
 
 pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
@@ -195,16 +238,7 @@ pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
     move |source| StoreError::File { path: path.clone(), source }
 }
 
-/// The checksum is looked at here: the database only warns of one that does not fit.
-fn configured_segment_bytes(configuration: &[u8]) -> Option<usize> {
-    let (text, checksum) = configuration.split_last_chunk::<4>()?;
-    if crc32fast::hash(text).to_le_bytes() != *checksum {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.lines().next()?.strip_prefix("segment_size: ")?.parse().ok()
-}
-
-fn sync_directory(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(at(path))
 }
 

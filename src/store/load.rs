@@ -2,27 +2,37 @@
 //!
 //! Decides nothing but whether they fit what is there.
 
+use std::collections::BTreeMap;
+
 use ::sled::transaction::{ConflictableTransactionError, TransactionalTree};
 
 use super::commit::Refused;
 use super::portable::Ported;
-use super::record::{STATE, decode_state, encode_change, encode_record, encode_state};
+use super::record::{
+    RecordError, STATE, decode_bucket, decode_state, encode_bucket, encode_change, encode_record, encode_state,
+    encode_time,
+};
+use super::sums::{Bucket, SetSum};
 use super::{LoggedChange, State, StoreError};
 use crate::key::KeyId;
 
 /// Keys and changes as rows.
-pub(super) struct Load<'l> {
+pub(super) struct Load {
     revision: u64,
-    keys: Vec<(KeyId, Vec<u8>, &'l Ported)>,
+    /// Each with the time of its last use.
+    keys: Vec<(KeyId, Vec<u8>, Option<Vec<u8>>)>,
     changes: Vec<(u64, Vec<u8>)>,
 }
 
-impl<'l> Load<'l> {
-    pub(super) fn prepare(revision: u64, keys: &'l [Ported], changes: &[LoggedChange]) -> Result<Self, StoreError> {
-        let key = |key: &'l Ported| -> Result<_, StoreError> {
+type Transacted<T> = Result<T, ConflictableTransactionError<Refused>>;
+
+impl Load {
+    pub(super) fn prepare(revision: u64, keys: &[Ported], changes: &[LoggedChange]) -> Result<Self, StoreError> {
+        let key = |key: &Ported| -> Result<_, StoreError> {
             let id = key.record.id;
-            let row = encode_record(&key.record).map_err(|source| StoreError::Corrupt { key: id, source })?;
-            Ok((id, row, key))
+            let corrupt = |source| StoreError::Corrupt { key: id, source };
+            let last_used = key.last_used.map(|at| encode_time(&id, at)).transpose().map_err(corrupt)?;
+            Ok((id, encode_record(&key.record).map_err(corrupt)?, last_used))
         };
         let change = |change: &LoggedChange| -> Result<_, StoreError> {
             let revision = change.revision;
@@ -41,27 +51,38 @@ impl<'l> Load<'l> {
             TransactionalTree,
             TransactionalTree,
         ),
-    ) -> Result<(), ConflictableTransactionError<Refused>> {
-        let refused = |error| ConflictableTransactionError::Abort(Refused::Store(error));
-        let corrupt = |error| refused(StoreError::CorruptState(error));
-        let state = meta.get(STATE)?.map(|row| decode_state(&row)).transpose().map_err(corrupt)?;
-        let State { revision, keys } = state.unwrap_or(State { revision: 0, keys: 0 });
+    ) -> Transacted<()> {
+        let row = meta.get(STATE)?;
+        let State { revision, mut set } = row.map_or(Ok(State::default()), |row| decode_state(&row)).map_err(corrupt)?;
         if self.revision < revision {
             return Err(ConflictableTransactionError::Abort(Refused::Conflict));
         }
-        for (id, row, key) in &self.keys {
+        let mut added: BTreeMap<usize, (Bucket, SetSum)> = BTreeMap::new();
+        for (id, row, used) in &self.keys {
             if records.insert(id.as_bytes(), row.as_slice())?.is_some() {
                 return Err(ConflictableTransactionError::Abort(Refused::Conflict));
             }
-            if let Some(at) = key.last_used {
-                last_used.insert(id.as_bytes(), &at.unix().to_be_bytes())?;
+            if let Some(used) = used {
+                last_used.insert(id.as_bytes(), used.as_slice())?;
             }
+            set.insert(id.as_bytes(), row);
+            let bucket = Bucket::of(id.as_bytes());
+            added.entry(bucket.index()).or_insert((bucket, SetSum::default())).1.insert(id.as_bytes(), row);
+        }
+        for (bucket, added) in added.into_values() {
+            let row = meta.get(bucket.row_key())?;
+            let mut sum = row.map_or(Ok(SetSum::default()), |row| decode_bucket(bucket, &row)).map_err(corrupt)?;
+            sum.join(added);
+            meta.insert(bucket.row_key().as_slice(), encode_bucket(bucket, sum).map_err(corrupt)?)?;
         }
         for (revision, row) in &self.changes {
             changes.insert(&revision.to_be_bytes(), row.as_slice())?;
         }
-        let state = State { revision: self.revision, keys: keys + self.keys.len() as u64 };
-        meta.insert(STATE, encode_state(state).map_err(corrupt)?)?;
+        meta.insert(STATE, encode_state(State { revision: self.revision, set }).map_err(corrupt)?)?;
         Ok(())
     }
+}
+
+fn corrupt(error: RecordError) -> ConflictableTransactionError<Refused> {
+    ConflictableTransactionError::Abort(Refused::Store(StoreError::CorruptState(error)))
 }

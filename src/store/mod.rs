@@ -2,24 +2,38 @@
 //!
 //! Knows nothing of caches, HTTP or who may do what. Blocking: reach it through `Keyring`.
 //!
-//! Invariants: a record, its line in the change log and the revision change in one transaction; revisions have no
-//! gaps; a time of use exists only for a key that exists, and never goes backwards.
+//! Invariants: a record, its line in the change log, the revision and the sums over all records change in one transaction;
+//! revisions have no gaps; a time of use exists only for a key that exists, and never goes backwards.
+//!
+//! Damage is found by three means: each row has a checksum, the state has a sum over all records, and the mark beside the
+//! database says which revision it must at least have. So a row that is altered, lost, old or back is never taken.
 
 pub mod backup;
 mod commit;
+mod compact;
+mod copy;
 mod folder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod import;
 mod load;
 mod memory;
+mod mend;
 pub mod portable;
+mod rebuild;
 mod record;
+mod repair;
 mod restore;
 mod sled;
 mod staging;
+mod stats;
+mod sums;
+mod survey;
+mod swap;
 #[cfg(test)]
 mod tests;
+mod upgrade;
+mod verify;
 mod whole_file;
 
 use std::fmt;
@@ -28,17 +42,20 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyName, KeyRecord, Kind, ScopeSet};
 use crate::settings::{ByteSize, Node, Value, settings};
 
+pub use self::compact::{Compacted, compact};
 pub use self::import::{Import, ImportError, Imported, OnConflict};
 pub use self::memory::MemoryStore;
 pub use self::record::RecordError;
+pub use self::repair::{Doubtful, Dropped, Repaired, repair};
 pub use self::restore::{RestoreError, restore};
 pub use self::sled::SledStore;
+pub use self::stats::{Stats, stats};
+pub use self::survey::SURVEY;
+pub use self::verify::{Verified, verify};
 pub use self::whole_file::WholeFile;
 
 const CHANGES_MAX: NonZeroU32 = NonZeroU32::new(100_000).expect("is not zero");
@@ -243,14 +260,20 @@ impl From<&KeyRecord> for Facts {
 }
 
 /// What the store keeps beside the keys: rewritten by every change.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 struct State {
     revision: u64,
-    keys: u64,
+    /// Of all records.
+    set: sums::SetSum,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    #[error(
+        "the stored keys are not those that were acknowledged: some are lost, altered or older than they should be; \
+         restore the directory from a backup, or see `portcullis store verify` and `portcullis store repair`"
+    )]
+    Altered,
     #[error("the key is not as the change expects")]
     Conflict,
     #[error("the stored record of key {key} cannot be trusted")]
@@ -262,7 +285,7 @@ pub enum StoreError {
     #[error("the database refused")]
     Database(#[source] ::sled::Error),
     #[error(
-        "the store in {} is damaged; restore the directory from a backup, or move it away and run `portcullis init`",
+        "the store in {} is damaged; restore the directory from a backup, or see `portcullis store repair`",
         path.display()
     )]
     Damaged { path: PathBuf, source: Option<::sled::Error> },
@@ -276,7 +299,7 @@ pub enum StoreError {
     Locked { path: PathBuf, pid: Option<u32> },
     #[error(
         "the store in {} ends at revision {found}, but revision {acknowledged} was acknowledged; \
-         restore the directory from a backup",
+         restore the directory from a backup, or see `portcullis store repair`",
         path.display()
     )]
     Lost { path: PathBuf, acknowledged: u64, found: u64 },
@@ -284,10 +307,21 @@ pub enum StoreError {
     Missing { path: PathBuf },
     #[error("the store has {found} keys where {expected} were counted")]
     Miscounted { expected: u64, found: u64 },
+    #[error(
+        "the store in {} was written by a newer portcullis (format {format}); this one reads formats up to {}",
+        path.display(), record::VERSION
+    )]
+    Newer { path: PathBuf, format: u8 },
     #[error("the database panicked")]
     Panicked,
     #[error("no thread for the store's changes")]
     Thread(#[source] io::Error),
+    #[error(
+        "no key in the store in {} is proven to be as it was last acknowledged; restore the directory from a backup, or \
+         move it away and run `portcullis init`; --keep-doubtful keeps what may be older",
+        path.display()
+    )]
+    Unrepairable { path: PathBuf },
     #[error("the change may or may not be on disk")]
     Uncertain(#[source] Box<StoreError>),
 }

@@ -8,11 +8,16 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::sums::{Bucket, SetSum};
 use super::{Actor, Facts, LoggedChange, State, Who};
 use crate::clock::Timestamp;
 use crate::key::{Digest, KeyId, KeyName, KeyRecord, Scope, ScopeSet};
 
-const VERSION: u8 = 1;
+/// The format that is written. Rows of a store with an older state are rewritten before it is used: `upgrade`.
+///
+/// 1: the state has no sum, a time of last use is eight bytes without a checksum. 2: sums of all rows, here and by bucket.
+/// Records and lines of the change log have the same fields in both.
+pub(super) const VERSION: u8 = 2;
 const HEADER_BYTES: usize = 5;
 
 /// Why a row cannot be trusted.
@@ -24,6 +29,8 @@ pub enum RecordError {
     Malformed,
     #[error("it was written by a newer portcullis (format {0})")]
     NewerVersion(u8),
+    #[error("it was written by an older portcullis (format {0})")]
+    OlderVersion(u8),
 }
 
 /// The fields of a record but the id, which is the row's key. Names are text: a scope that is no longer declared stays.
@@ -116,12 +123,62 @@ pub(super) fn decode_change(revision: u64, bytes: &[u8]) -> Result<LoggedChange,
 
 pub(super) const STATE: &[u8] = b"state";
 
+#[derive(Deserialize, Serialize)]
+struct StateRow {
+    revision: u64,
+    keys: u64,
+    sum: [u8; 16],
+}
+
+#[derive(Deserialize)]
+struct StateRow1 {
+    revision: u64,
+    keys: u64,
+}
+
 pub(super) fn encode_state(state: State) -> Result<Vec<u8>, RecordError> {
-    seal(STATE, &state)
+    seal(STATE, &StateRow { revision: state.revision, keys: state.set.keys, sum: state.set.to_bytes() })
 }
 
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, RecordError> {
-    unseal(STATE, bytes)
+    if format_of(bytes) == Some(1) {
+        return Err(RecordError::OlderVersion(1));
+    }
+    let row: StateRow = unseal(STATE, bytes)?;
+    Ok(State { revision: row.revision, set: SetSum::from_bytes(row.keys, row.sum) })
+}
+
+/// The revision and the number of keys in a state of format 1.
+pub(super) fn decode_state_1(bytes: &[u8]) -> Result<(u64, u64), RecordError> {
+    let row: StateRow1 = unseal(STATE, bytes)?;
+    Ok((row.revision, row.keys))
+}
+
+/// The format that a row says it is in.
+pub(super) fn format_of(row: &[u8]) -> Option<u8> {
+    row.first().copied()
+}
+
+pub(super) fn encode_bucket(bucket: Bucket, set: SetSum) -> Result<Vec<u8>, RecordError> {
+    seal(&bucket.row_key(), &(set.keys, set.to_bytes()))
+}
+
+pub(super) fn decode_bucket(bucket: Bucket, bytes: &[u8]) -> Result<SetSum, RecordError> {
+    let (keys, sum) = unseal(&bucket.row_key(), bytes)?;
+    Ok(SetSum::from_bytes(keys, sum))
+}
+
+pub(super) fn encode_time(id: &KeyId, at: Timestamp) -> Result<Vec<u8>, RecordError> {
+    seal(id.as_bytes(), &at.unix())
+}
+
+pub(super) fn decode_time(id: &KeyId, bytes: &[u8]) -> Result<Timestamp, RecordError> {
+    unseal(id.as_bytes(), bytes).map(Timestamp::from_unix)
+}
+
+pub(super) fn decode_time_1(bytes: &[u8]) -> Result<Timestamp, RecordError> {
+    let seconds = bytes.try_into().map_err(|_| RecordError::Malformed)?;
+    Ok(Timestamp::from_unix(i64::from_be_bytes(seconds)))
 }
 
 impl<'a> FactsRow<'a> {

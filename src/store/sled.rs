@@ -16,12 +16,13 @@ use std::time::Duration;
 use ::sled::transaction::{TransactionError, Transactional};
 use ::sled::{Db, Tree};
 
-use super::commit::{Commit, Refused, read_record, read_time, touch};
-use super::folder::{Folder, at, write_mark};
+use super::commit::{Commit, Refused, read_record, touch};
+use super::folder::{Folder, at, known_segment_bytes, write_mark};
 use super::load::Load;
 use super::portable::Ported;
-use super::record::{STATE, decode_change, decode_state, encode_state};
-use super::{Change, LoggedChange, Settings, State, Store, StoreError};
+use super::record::{STATE, decode_change, decode_state, decode_time, encode_state, format_of};
+use super::sums::SetSum;
+use super::{Change, LoggedChange, Settings, State, Store, StoreError, upgrade};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord};
 
@@ -48,12 +49,12 @@ pub struct SledStore {
 }
 
 #[derive(Clone)]
-struct Rows {
-    database: Db,
-    records: Tree,
-    last_used: Tree,
-    changes: Tree,
-    meta: Tree,
+pub(super) struct Rows {
+    pub(super) database: Db,
+    pub(super) records: Tree,
+    pub(super) last_used: Tree,
+    pub(super) changes: Tree,
+    pub(super) meta: Tree,
 }
 
 impl SledStore {
@@ -85,10 +86,10 @@ impl SledStore {
         let folder = Folder::created(&settings.path)?;
         let acknowledged = folder.marked()?.unwrap_or(0);
         let store = Self::start(folder, settings)?;
-        let state = store.state()?.unwrap_or(State { revision: 0, keys: 0 });
+        let state = store.state()?.unwrap_or_default();
         let path = settings.path.clone();
-        if state.keys > 0 {
-            return Err(StoreError::Initialised { path, keys: state.keys });
+        if state.set.keys > 0 {
+            return Err(StoreError::Initialised { path, keys: state.set.keys });
         }
         if state.revision < acknowledged {
             return Err(StoreError::Lost { path, acknowledged, found: state.revision });
@@ -103,16 +104,8 @@ impl SledStore {
 
     fn start(folder: Folder, settings: &Settings) -> Result<Self, StoreError> {
         folder.clear_half_written()?;
-        let config = ::sled::Config::new()
-            .path(folder.path())
-            .segment_size(folder.segment_bytes()?)
-            .cache_capacity(settings.cache.bytes())
-            .flush_every_ms(Some(FLUSH_EVERY_MS));
-        // Nothing of ours is touched inside, so nothing of ours can be left half done.
-        let rows = match catch_unwind(AssertUnwindSafe(|| Rows::open(&config))) {
-            Ok(opened) => opened.map_err(|source| unopened(folder.path(), source))?,
-            Err(_panic) => return Err(StoreError::Damaged { path: folder.path().to_owned(), source: None }),
-        };
+        let cache = settings.cache.bytes();
+        let rows = upgrade::to_present(&folder, Rows::open(folder.path(), cache)?, cache)?;
         Ok(Self {
             rows,
             file: folder.database_file()?,
@@ -195,18 +188,18 @@ impl Store for SledStore {
 
     fn scan(&self, visit: &mut dyn FnMut(KeyRecord)) -> Result<(), StoreError> {
         let _none = self.commits();
-        let mut found = 0;
+        let mut found = SetSum::default();
         let mut rows = self.rows.records.iter();
-        while let Some((id, row)) = self.guarded(|| rows.next().transpose())? {
-            let id = KeyId::from_bytes(&id).map_err(|_| self.unrecognised(found))?;
+        while let Some((key, row)) = self.guarded(|| rows.next().transpose())? {
+            let id = KeyId::from_bytes(&key).map_err(|_| self.unrecognised(found.keys))?;
             visit(read_record(&id, &row)?);
-            found += 1;
+            found.insert(&key, &row);
         }
-        let expected = self.state()?.map_or(0, |state| state.keys);
-        if found != expected {
-            return Err(StoreError::Miscounted { expected, found });
+        let expected = self.state()?.unwrap_or_default().set;
+        if found.keys != expected.keys {
+            return Err(StoreError::Miscounted { expected: expected.keys, found: found.keys });
         }
-        Ok(())
+        if found != expected { Err(StoreError::Altered) } else { Ok(()) }
     }
 
     fn commit(&self, change: &Change) -> Result<(), StoreError> {
@@ -226,7 +219,9 @@ impl Store for SledStore {
     }
 
     fn last_used(&self, id: &KeyId) -> Result<Option<Timestamp>, StoreError> {
-        Ok(self.guarded(|| self.rows.last_used.get(id.as_bytes()))?.as_deref().and_then(read_time))
+        let row = self.guarded(|| self.rows.last_used.get(id.as_bytes()))?;
+        // One that cannot be trusted is not known: the next use writes it anew.
+        Ok(row.and_then(|row| decode_time(id, &row).ok()))
     }
 
     fn touch(&self, uses: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
@@ -283,13 +278,34 @@ impl SledStore {
     }
 
     fn unrecognised(&self, found: u64) -> StoreError {
-        let expected = self.state().ok().flatten().map_or(0, |state| state.keys);
+        let expected = self.state().ok().flatten().unwrap_or_default().set.keys;
         StoreError::Miscounted { expected, found }
     }
 }
 
 impl Rows {
-    fn open(config: &::sled::Config) -> Result<Self, ::sled::Error> {
+    /// Opens the database in a directory that nobody else uses, or makes one there.
+    pub(super) fn open(path: &Path, cache: u64) -> Result<Self, StoreError> {
+        let damaged = || StoreError::Damaged { path: path.to_owned(), source: None };
+        let segment_bytes = known_segment_bytes(path).ok_or_else(damaged)?;
+        let config = ::sled::Config::new()
+            .path(path)
+            .segment_size(segment_bytes)
+            .cache_capacity(cache)
+            .flush_every_ms(Some(FLUSH_EVERY_MS));
+        // Nothing of ours is touched inside, so nothing of ours can be left half done.
+        match catch_unwind(AssertUnwindSafe(|| Self::open_unguarded(&config))) {
+            Ok(opened) => opened.map_err(|source| unopened(path, source)),
+            Err(_panic) => Err(damaged()),
+        }
+    }
+
+    /// The format of the state; `None` before there is one.
+    pub(super) fn format(&self) -> Result<Option<u8>, StoreError> {
+        Ok(guard(|| self.meta.get(STATE))?.as_deref().and_then(format_of))
+    }
+
+    fn open_unguarded(config: &::sled::Config) -> Result<Self, ::sled::Error> {
         let database = open_released(config)?;
         Ok(Self {
             records: database.open_tree("keys")?,
@@ -298,6 +314,14 @@ impl Rows {
             meta: database.open_tree("meta")?,
             database,
         })
+    }
+}
+
+/// A call into a database that is not behind a [`SledStore`].
+pub(super) fn guard<T>(call: impl FnOnce() -> Result<T, ::sled::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(StoreError::Database),
+        Err(_panic) => Err(StoreError::Panicked),
     }
 }
 

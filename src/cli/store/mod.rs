@@ -1,11 +1,15 @@
-//! `store`: the store itself, while no gate runs on it.
+//! `store`: what is done to the key store while no gate runs on it.
 //!
 //! What the commands share: how the store is opened and what is said when a gate has it.
 
 mod backup;
+mod compact;
 mod export;
 mod import;
+mod repair;
 mod restore;
+mod stats;
+mod verify;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -16,11 +20,12 @@ use clap::{Args, Subcommand};
 
 use crate::store::{ImportError, RestoreError, Settings, SledStore, StoreError, WholeFile};
 
-use super::{Exit, output};
+use super::{ConfigArgument, Exit, output};
 
-/// Back up, restore and migrate the keys
+/// Look after the key store: back it up, move it, check and mend its files
 ///
 /// For a store that no gate runs on. A running gate makes backups by itself: see [store.backup] in the configuration.
+/// Interrupted at any moment, each command leaves a store that opens with all that it had.
 #[derive(Args)]
 #[command(after_help = "Example: portcullis store backup --config portcullis.toml --output keys.jsonl\n\n\
                   Files hold no secrets: each key's SHA-256 stands for it. Whoever can change a file decides which keys its \
@@ -33,18 +38,37 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Backup(backup::Arguments),
+    Compact(compact::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
+    Repair(repair::Arguments),
     Restore(restore::Arguments),
+    Stats(stats::Arguments),
+    Verify(verify::Arguments),
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    silence_database();
     match &arguments.command {
         Command::Backup(arguments) => backup::run(arguments),
+        Command::Compact(arguments) => compact::run(arguments),
         Command::Export(arguments) => export::run(arguments),
         Command::Import(arguments) => import::run(arguments),
+        Command::Repair(arguments) => repair::run(arguments),
         Command::Restore(arguments) => restore::run(arguments),
+        Command::Stats(arguments) => stats::run(arguments),
+        Command::Verify(arguments) => verify::run(arguments),
     }
+}
+
+/// What the database panics over in a damaged store is told as a problem, once, and not on stderr for each row.
+fn silence_database() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some(crate::store::SURVEY) {
+            hook(panic);
+        }
+    }));
 }
 
 fn open(settings: &Settings) -> anyhow::Result<SledStore> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::harness::{Fault, Ring, copy, custom};
+use super::harness::{Fault, Ring, by, copy, custom};
 use crate::key::KeyReference;
 use crate::keyring::{CHANGES_QUEUED_MAX, ChangeError, Settings};
 use crate::store::Store;
@@ -103,4 +103,23 @@ async fn changes_beyond_the_queue_are_refused_at_once() {
     for made in waiting {
         made.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn older_record_that_comes_back_while_the_gate_runs_is_neither_admitted_nor_built_upon() {
+    let settings = Settings { lookup_timeout: Duration::from_millis(20), ..Settings::default() };
+    let ring = Ring::with(settings).await;
+    let (key, gone) = (ring.key(&["monitor:read", "key:write"]).await, ring.key(&["monitor:read"]).await);
+    let stale = [ring.store.record(&key.id()).unwrap().unwrap(), ring.store.record(&gone.id()).unwrap().unwrap()];
+    ring.rescope(&key, &["monitor:read"]).await.unwrap();
+    ring.delete(ring.by_root(), &gone).await.unwrap();
+    ring.store.stale.lock().unwrap().extend(stale);
+
+    assert!(ring.keyring.holder(&key).await.is_err());
+    assert!(ring.keyring.get(&KeyReference::Id(key.id())).await.is_err());
+    assert!(ring.holder(&gone).await.is_none());
+    let renamed = ring.update(ring.by_root(), &key, Some("renamed"), None).await;
+    assert_eq!(renamed.unwrap_err(), ChangeError::Unavailable);
+    let made = ring.keyring.create(by(key.id()), custom(&["monitor:read"])).await;
+    assert_eq!(made.unwrap_err(), ChangeError::Unavailable);
 }

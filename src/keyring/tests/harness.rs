@@ -60,6 +60,8 @@ pub(super) struct TestStore {
     pub(super) fault: Mutex<Fault>,
     read_gate: Mutex<Option<Gate>>,
     commit_gate: Mutex<Option<Gate>>,
+    /// Records that come back in place of those that the store has.
+    pub(super) stale: Mutex<Vec<KeyRecord>>,
     /// How often times of last use were written.
     pub(super) touches: watch::Sender<usize>,
 }
@@ -72,6 +74,7 @@ impl TestStore {
             fault: Mutex::new(Fault::None),
             read_gate: Mutex::default(),
             commit_gate: Mutex::default(),
+            stale: Mutex::default(),
             touches: watch::Sender::new(0),
         })
     }
@@ -115,7 +118,8 @@ impl Store for TestStore {
     fn record(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.check(NOT_READS)?;
-        let record = self.inner.record(id);
+        let stale = self.stale.lock().unwrap().iter().find(|record| record.id == *id).cloned();
+        let record = stale.map_or_else(|| self.inner.record(id), |record| Ok(Some(record)));
         Gate::pass(&self.read_gate);
         record
     }
