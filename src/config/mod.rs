@@ -229,6 +229,11 @@ fn read_scopes(node: &Node<'_>) -> ScopeCatalog {
     for entry in entries {
         let description = String::read(&entry.node).unwrap_or_default();
         let declared = match Scope::parse(&entry.name) {
+            // Where a line from further up has slipped below [scopes].
+            Ok(_) if entry.name == seal::NAME => {
+                Err("cannot be declared: seal is an option of the whole file; write it before all other lines"
+                    .to_owned())
+            }
             Ok(_) if routes::WORDS.contains(&entry.name.as_str()) => {
                 Err("cannot be declared: routes write this word for something else; choose another name".to_owned())
             }

@@ -10,9 +10,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::settings::Section;
 
+pub(super) const NAME: &str = "seal";
+
 /// Reports a seal that is not that of the file, or that does not cover all of it.
 pub(super) fn check(section: &mut Section<'_>) {
-    let Some(node) = section.node("seal").filter(|node| !node.is_off()) else { return };
+    let Some(node) = section.node(NAME).filter(|node| !node.is_off()) else { return };
     let Some(seal) = node.text() else { return };
     let (before, after) = node.around();
     if !before.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')) {

@@ -48,6 +48,7 @@ fn a_seal_is_that_of_all_below_it_and_stands_above_all_else() {
     refuse(&format!("seal = \"\"\n{rest}"), &[(1, 8, &format!("{message}{}", seal(rest)))]);
     refuse(&format!("seal = 7\n{rest}"), &[(1, 8, "must be a string")]);
     refuse(&format!("store.path = \"x\"\n{}\n{rest}", seal(rest)), &[(2, 8, "write it before all other lines")]);
+    refuse(&format!("[scopes]\n{}\n", seal("")), &[(2, 1, "seal is an option of the whole file")]);
     refuse(&format!("{rest}{}\n", seal("")), &[(3, 1, "unknown option listen.seal")]);
 }
 
