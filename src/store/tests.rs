@@ -74,7 +74,7 @@ fn settings(path: &Path) -> Settings {
 /// The database under the store. One that was closed a moment ago may still be held by its own threads.
 fn bare_database(settings: &Settings) -> ::sled::Db {
     loop {
-        match ::sled::Config::new().path(&settings.path).segment_size(folder::known_segment_bytes(&settings.path).unwrap()).open() {
+        match ::sled::Config::new().path(&settings.path).segment_size(folder::known_segment_bytes(&settings.path).unwrap_or(folder::SEGMENT_BYTES)).open() {
             Err(::sled::Error::Io(_)) => std::thread::yield_now(),
             opened => return opened.unwrap(),
         }
