@@ -424,7 +424,8 @@ impl Keyring {
         let change_timeout = self.settings.borrow().change_timeout;
         let Queued::Waiting = jobs.send(job, change_timeout) else { return Err(ChangeError::Unavailable) };
         drop(jobs);
-        let bounded = self.control.spawn(timeout(change_timeout, answered));
+        // The clock is the control runtime's: whoever calls may have none.
+        let bounded = self.control.spawn(async move { timeout(change_timeout, answered).await });
         let Ok(Ok(Ok(done))) = bounded.await else { return Err(ChangeError::Unavailable) };
         done
     }

@@ -51,11 +51,7 @@ impl StoreHealth {
             return Some("the key store has failed; keys in memory are admitted, changes of keys are refused");
         }
         let hangs = self.hangs.load(Ordering::Acquire);
-        hangs.then_some("the key store does not answer; keys in memory are admitted, changes of keys are refused")
-    }
-
-    pub fn hangs_now(&self) -> bool {
-        self.hangs.load(Ordering::Acquire)
+        hangs.then_some("the key store does not answer; keys in memory are admitted, changes of keys may not be made")
     }
 
     pub(super) fn faults(&self, fault: StoreFault) -> u64 {

@@ -150,8 +150,7 @@ impl Shared {
     ) -> Result<T, StoreError> {
         let store = {
             let present = self.present();
-            let refuses = present.failed_since.is_some() || self.health.hangs_now();
-            if access == Access::Write && refuses {
+            if access == Access::Write && present.failed_since.is_some() {
                 return Err(StoreError::Failed);
             }
             present.store.clone().ok_or(StoreError::Failed)?

@@ -32,11 +32,11 @@ const PIECE_BYTES: usize = 1 << 20;
 /// # Errors
 /// As [`HealingStore::start`].
 pub fn open(store: SledStore, settings: &Settings) -> Result<HealingStore, StoreError> {
-    let held = Mutex::new(Held { folder: store.folder(), left_behind: 0 });
-    HealingStore::start(Box::new(store), Reopening { settings: settings.clone(), held })
+    let reopening = Reopening::of(&store, settings);
+    HealingStore::start(Box::new(store), reopening)
 }
 
-struct Reopening {
+pub(super) struct Reopening {
     settings: Settings,
     held: Mutex<Held>,
 }
@@ -78,6 +78,11 @@ impl Engine for Reopening {
 }
 
 impl Reopening {
+    pub(super) fn of(store: &SledStore, settings: &Settings) -> Self {
+        let held = Mutex::new(Held { folder: store.folder(), left_behind: 0 });
+        Self { settings: settings.clone(), held }
+    }
+
     /// With the directory as it is now: one that was put back is another to the system.
     fn with_folder<T>(&self, run: impl FnOnce(&mut Held) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

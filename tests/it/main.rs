@@ -33,6 +33,7 @@ mod secrets;
 mod security;
 mod spec;
 mod stack;
+mod store_faults;
 mod tls;
 mod trailers;
 mod upgrade;

@@ -66,7 +66,7 @@ pub(super) fn watch(shared: &Shared) {
             (Some((operation, age)), None) => {
                 hanging = Some(Instant::now());
                 shared.health.hangs();
-                tracing::error!(operation, ?age, "store does not answer: no changes of keys until it does");
+                tracing::error!(operation, ?age, "store does not answer");
             }
             (None, Some(since)) => {
                 hanging = None;

@@ -107,6 +107,7 @@ impl Mending {
         while shared.bell.pause(self.pause) {
             self.pause = (self.pause * 2).min(PAUSE_MAX);
             self.attempts += 1;
+            let begun = Instant::now();
             match attempt(shared) {
                 Ok(store) => {
                     // Counted and told first: whoever sees it work must find that said.
@@ -118,7 +119,11 @@ impl Mending {
                     self.mended = Some(Instant::now());
                     return;
                 }
-                Err(error) => self.tell(shared, &error),
+                Err(error) => {
+                    // A large store that cannot be opened is not read and written all the time.
+                    self.pause = self.pause.max(begun.elapsed());
+                    self.tell(shared, &error);
+                }
             }
         }
     }
