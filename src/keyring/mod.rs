@@ -63,7 +63,7 @@ settings! {
         /// How long a request waits for a key that is not in memory.
         pub lookup_timeout: Duration = Duration::from_secs(2),
         /// How long a caller waits for its change of a key. One that has begun by then may still be made.
-        pub change_timeout: Duration = Duration::from_secs(5),
+        pub change_timeout: Duration = Duration::from_secs(10),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::harness::{Fault, Ring, copy, custom};
-use crate::key::KeyReference;
+use crate::key::{KeyReference, KeySecret};
 use crate::keyring::queue::CHANGES_QUEUED_MAX;
 use crate::keyring::{ChangeError, Settings};
 use crate::store::Store;
@@ -116,4 +116,19 @@ async fn changes_beyond_the_queue_are_refused_at_once() {
     for made in waiting {
         made.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn change_that_panics_is_the_only_one_that_fails() {
+    let mut is_first = true;
+    let generate = move || {
+        assert!(!std::mem::take(&mut is_first), "told to panic");
+        KeySecret::generate()
+    };
+    let ring = Ring::generating(Settings::default(), Box::new(generate)).await;
+
+    let panicked = ring.keyring.create(ring.by_root(), custom(&["monitor:read"])).await;
+
+    assert_eq!(panicked.unwrap_err(), ChangeError::Unavailable);
+    ring.key(&["monitor:read"]).await;
 }
