@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::folder::{COPY, DATABASE, Folder, PROBE, at, remove_if_present, sync_directory};
 use super::healing::{Engine, Extent, HealingStore};
@@ -45,12 +45,22 @@ struct Held {
     /// Kept while the store is closed, so that no other process comes in between.
     folder: Arc<Folder>,
     left_behind: u32,
+    /// What the database's file was like when it was seen first, after files were gone.
+    returned: Returned,
+}
+
+#[derive(PartialEq)]
+enum Returned {
+    No,
+    /// With this length, and changed at this time.
+    Seen(u64, Option<SystemTime>),
+    Yes,
 }
 
 impl Engine for Reopening {
     fn probe(&self) -> Result<(), StoreError> {
         self.with_folder(|held| {
-            held.folder.check_whole()?;
+            held.check_still()?;
             let path = held.folder.path().join(PROBE);
             let written = probe(&path).map_err(at(&path));
             let removed = remove_if_present(&path);
@@ -79,7 +89,7 @@ impl Engine for Reopening {
 
 impl Reopening {
     pub(super) fn of(store: &SledStore, settings: &Settings) -> Self {
-        let held = Mutex::new(Held { folder: store.folder(), left_behind: 0 });
+        let held = Mutex::new(Held { folder: store.folder(), left_behind: 0, returned: Returned::Yes });
         Self { settings: settings.clone(), held }
     }
 
@@ -87,6 +97,7 @@ impl Reopening {
     fn with_folder<T>(&self, run: impl FnOnce(&mut Held) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if !held.folder.is_in_place()? {
+            held.returned = Returned::No;
             held.folder = match Folder::existing(&self.settings.path) {
                 Err(StoreError::Missing { .. }) => return Err(held.folder.gone()),
                 folder => Arc::new(folder?),
@@ -97,6 +108,23 @@ impl Reopening {
 }
 
 impl Held {
+    /// Whether all files are there, and nobody is about to put them back: what is opened half copied is damaged.
+    fn check_still(&mut self) -> Result<(), StoreError> {
+        if let Err(gone) = self.folder.check_whole() {
+            self.returned = Returned::No;
+            return Err(gone);
+        }
+        if self.returned == Returned::Yes {
+            return Ok(());
+        }
+        let path = self.folder.path().join(DATABASE);
+        let metadata = fs::metadata(&path).map_err(at(&path))?;
+        let seen = Returned::Seen(metadata.len(), metadata.modified().ok());
+        let is_still = self.returned == seen;
+        self.returned = if is_still { Returned::Yes } else { seen };
+        if is_still { Ok(()) } else { Err(self.folder.gone()) }
+    }
+
     /// Brings to disk what is in the store's files.
     fn renew(&mut self) -> Result<(), StoreError> {
         let path = self.folder.path();
