@@ -25,7 +25,7 @@
 //! | [`log`] | the subscriber, access and audit lines | a field of a log line |
 //! | [`reload`] | whether the configuration's files have changed | how a change is noticed |
 //! | [`limit`] | rates, concurrency, failed authentications | a limiter |
-//! | [`store`] | durable records and the change log, as text too | the record's encoding, the format of backups, another engine |
+//! | [`store`] | durable records and the change log, as text too | the record's encoding, the format of backups, how a fault is got over, another engine |
 //! | [`keyring`] | store + cache + `last_used` | look-ups, mutations, revocation |
 //! | [`http`] | framing, headers, whom proxies speak for, refusals | a header rule, a refusal's status or text |
 //! | [`tls`] | certificates, keys, handshakes | what is verified, how files are read |

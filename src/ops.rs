@@ -1,6 +1,7 @@
 //! The answers of the ops listener: `/metrics`, `/-/healthy` and `/-/ready`.
 //!
-//! Knows no sockets and no keys: whoever reaches the listener may ask. Health never depends on an upstream.
+//! Knows no sockets and no keys: whoever reaches the listener may ask. Health never depends on an upstream, and a store
+//! that fails while it is in use is told of without a change of status.
 
 #[cfg(test)]
 mod tests;
@@ -58,8 +59,8 @@ pub fn answer<B>(request: &Request<B>, metrics: &Metrics, readiness: &Readiness)
         ("/-/healthy" | "/-/ready" | "/metrics", method) if *method != Method::GET && *method != Method::HEAD => {
             method_not_allowed()
         }
-        ("/-/healthy", _) => text(StatusCode::OK, "healthy\n"),
-        ("/-/ready", _) => ready(readiness),
+        ("/-/healthy", _) => text(StatusCode::OK, format!("healthy\n{}", troubles(metrics))),
+        ("/-/ready", _) => ready(readiness, metrics),
         ("/metrics", _) => page(StatusCode::OK, metrics::CONTENT_TYPE, metrics.encode()),
         _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /-/healthy and /-/ready\n"),
     };
@@ -69,12 +70,19 @@ pub fn answer<B>(request: &Request<B>, metrics: &Metrics, readiness: &Readiness)
     response
 }
 
-fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
+fn ready(readiness: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
     let missing = readiness.missing();
     if missing.is_empty() {
-        return text(StatusCode::OK, "ready\n");
+        return text(StatusCode::OK, format!("ready\n{}", troubles(metrics)));
     }
     text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", ")))
+}
+
+/// What does not work, a line each. It changes no status: without its store a gate admits the keys that it knows, and one
+/// that gets no traffic, or is restarted, admits none.
+fn troubles(metrics: &Metrics) -> String {
+    let trouble = metrics.store_health().and_then(|health| health.trouble());
+    trouble.map(|trouble| format!("but {trouble}\n")).unwrap_or_default()
 }
 
 fn method_not_allowed() -> Response<Full<Bytes>> {

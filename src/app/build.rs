@@ -2,25 +2,30 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use tokio::runtime::Handle;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, RouteConfig, UpstreamConfig};
 use crate::http::Challenge;
 use crate::key::KeySecret;
-use crate::keyring::Keyring;
+use crate::keyring::{ChangeError, Keyring};
 use crate::limit::{Bucket, Failures, Quota};
 use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
 use crate::proxy::{Gate, HostName, RequestBody, Route, RouteLimit, RouteSettings};
 use crate::route::{Pattern, Table};
 use crate::settings::read_file;
-use crate::store::{SledStore, Store, StoreError};
+use crate::store::{self, SledStore, Store, StoreError};
 use crate::upstream::Upstream;
 
 use super::control::Control;
+
+/// How long a store that has failed may take to work again.
+const HEALING_MAX: Duration = Duration::from_secs(5);
+const HEALING_POLL: Duration = Duration::from_millis(100);
 
 /// The key in `keys.root_key_file`, if that is set.
 pub(super) fn root_key(config: &Config) -> anyhow::Result<Option<KeySecret>> {
@@ -41,12 +46,33 @@ pub(super) fn open_store(config: &Config, has_root_key: bool) -> anyhow::Result<
         opened => opened,
     };
     match opened {
-        Ok(store) => Ok(Arc::new(store)),
+        Ok(store) => {
+            let healing = store::open(store, &config.store);
+            Ok(Arc::new(healing.with_context(|| format!("cannot open the key store at {path}"))?))
+        }
         Err(StoreError::Missing { .. }) => bail!(
             "there is no key store at {path}. A first one is made by: portcullis init --config FILE. \
              If there was one before, its volume is not mounted. Or set keys.root_key_file."
         ),
         Err(error) => Err(error).with_context(|| format!("cannot open the key store at {path}")),
+    }
+}
+
+/// Makes sure of the operator's key, again and again for as long as a fault of the store may take to pass.
+///
+/// # Errors
+/// When the key is not stored by then, or cannot be.
+pub(super) async fn ensure_root(keyring: &Keyring, secret: &KeySecret, control: &Handle) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match keyring.ensure_root(secret).await {
+            Ok(_) => return Ok(()),
+            Err(ChangeError::Unavailable) if begun.elapsed() < HEALING_MAX => {
+                // Whoever waits here may have no clock.
+                let _ = control.spawn(async { tokio::time::sleep(HEALING_POLL).await }).await;
+            }
+            Err(error) => return Err(error).context("cannot store the root key"),
+        }
     }
 }
 

@@ -150,10 +150,13 @@ fn assemble_on(control: Control, config: Config, start: Start) -> anyhow::Result
         None => build::open_store(&config, root.is_some())?,
     };
     let clock = start.clock;
+    if let Some(health) = store.health() {
+        metrics.watch_store(health);
+    }
     let keyring = Keyring::open(store, &config.keys, clock.clone(), Arc::clone(&metrics), control.handle())
         .context("cannot open the key store")?;
     for secret in root.iter().chain(start.root.iter()) {
-        control.block_on(keyring.ensure_root(secret)).context("cannot store the root key")?;
+        control.block_on(build::ensure_root(&keyring, secret, &control.handle()))?;
     }
     if keyring.keys() == 0 {
         anyhow::bail!("the key store is empty; make a first key with: portcullis init, or set keys.root_key_file");

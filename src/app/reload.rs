@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-
 use crate::config::Config;
 use crate::key::{Digest, KeySecret};
 use crate::proxy::Proxy;
@@ -76,7 +74,7 @@ impl Running {
         let Some(secret) = root else { return Ok(None) };
         let digest = secret.digest();
         if !present.root.is_some_and(|known| known.matches(&digest)) {
-            self.proxy.keyring.ensure_root(secret).await.context("cannot store the root key")?;
+            build::ensure_root(&self.proxy.keyring, secret, &self.proxy.control).await?;
         }
         Ok(Some(digest))
     }

@@ -53,6 +53,8 @@ pub fn serve(config: Config, path: &Path, files: Vec<FileState>, options: Start)
 
 /// The signals that mean something to a running gate. Installed once: none that arrives in between is lost.
 struct Signals {
+    /// Caught, so that a write beyond the limit of file sizes fails and does not end the process.
+    _file_too_large: Signal,
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
@@ -61,6 +63,7 @@ struct Signals {
 impl Signals {
     fn install() -> std::io::Result<Self> {
         Ok(Self {
+            _file_too_large: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -68,7 +71,7 @@ impl Signals {
     }
 
     async fn until_end(&mut self, running: &Running, source: &mut ConfigSource) {
-        let Self { hangup, interrupt, terminate } = self;
+        let Self { hangup, interrupt, terminate, .. } = self;
         // Dropped wherever it waits, so that a store that hangs keeps no gate from its end.
         tokio::select! {
             biased;

@@ -11,16 +11,16 @@ mod identity;
 mod known;
 mod last_used;
 mod memo;
+mod queue;
 mod reader;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,11 +32,13 @@ use tokio::time::timeout;
 use self::directory::Entry;
 use self::known::Known;
 use self::last_used::LastUsed;
+use self::queue::{Jobs, Queued};
 use self::reader::Reader;
 use self::snapshot::Pictures;
 use self::writer::{Generate, Job, Target, Writer};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Digest, KeyId, KeyName, KeyRecord, KeyReference, KeySecret, Kind, ScopeSet};
+use crate::log::Occasionally;
 use crate::metrics::{Metrics, StoreOperation};
 use crate::policy::Deny;
 use crate::settings::settings;
@@ -46,10 +48,6 @@ pub use self::holder::Holder;
 pub use self::identity::Identity;
 pub use self::snapshot::Snapshot;
 
-/// Changes that may wait for the writer; one more is refused.
-const CHANGES_QUEUED_MAX: usize = 256;
-/// How long a caller waits for its change. It may still be made later: the caller is not told that it was not.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long each step of closing may take: a store that hangs must not keep the process.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a look-up starts over when the key changes under it.
@@ -67,6 +65,8 @@ settings! {
         pub last_used_flush: Duration = Duration::from_secs(5),
         /// How long a request waits for a key that is not in memory.
         pub lookup_timeout: Duration = Duration::from_secs(2),
+        /// How long a caller waits for its change of a key. One that has begun by then may still be made.
+        pub change_timeout: Duration = Duration::from_secs(10),
     }
 }
 
@@ -150,7 +150,7 @@ pub struct Keyring {
 
 /// What ends when the keyring is closed, or dropped: dropping the two senders ends the two loops.
 struct Background {
-    jobs: SyncSender<Job>,
+    jobs: Jobs,
     writer: JoinHandle<()>,
     stop_flushing: oneshot::Sender<()>,
     flushing: tokio::task::JoinHandle<()>,
@@ -193,7 +193,8 @@ impl Keyring {
             settings: present.clone(),
             revision: store.revision()?,
             generate,
-            unsettled: HashSet::new(),
+            is_revision_known: true,
+            unsettled: HashMap::new(),
             pictures: Pictures::default(),
         };
         let reader =
@@ -206,8 +207,7 @@ impl Keyring {
             Arc::clone(&metrics),
             control.clone(),
         ));
-        let (jobs, queue) = sync_channel(CHANGES_QUEUED_MAX);
-        let writer = start(writer, queue)?;
+        let (jobs, writer) = queue::start(writer)?;
         let (stop_flushing, stopped) = oneshot::channel();
         let flushing = control.spawn(Arc::clone(&last_used).run(present, stopped));
         let background = Mutex::new(Some(Background { jobs, writer, stop_flushing, flushing }));
@@ -433,10 +433,11 @@ impl Keyring {
             let background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
             background.as_ref().map(|background| background.jobs.clone()).ok_or(ChangeError::Unavailable)?
         };
-        // Refused, not waited for, when full: the caller can come again, the queue cannot grow.
-        jobs.try_send(job).map_err(|_full| ChangeError::Unavailable)?;
+        let change_timeout = self.settings.borrow().change_timeout;
+        let Queued::Waiting = jobs.send(job, change_timeout) else { return Err(ChangeError::Unavailable) };
         drop(jobs);
-        let bounded = self.control.spawn(timeout(CHANGE_TIMEOUT, answered));
+        // The clock is the control runtime's: whoever calls may have none.
+        let bounded = self.control.spawn(async move { timeout(change_timeout, answered).await });
         let Ok(Ok(Ok(done))) = bounded.await else { return Err(ChangeError::Unavailable) };
         done
     }
@@ -447,9 +448,12 @@ impl Keyring {
     }
 }
 
-fn start(mut writer: Writer, queue: Receiver<Job>) -> Result<JoinHandle<()>, StoreError> {
-    let run = move || queue.into_iter().for_each(|job| job(&mut writer));
-    std::thread::Builder::new().name("key-writer".to_owned()).spawn(run).map_err(StoreError::Thread)
+/// At most once a second: every request for a key that is not in memory may find a store that has failed.
+fn tell_unread(error: &StoreError) {
+    static UNREAD: Occasionally = Occasionally::new();
+    if let Some(suppressed) = UNREAD.due(Instant::now()) {
+        tracing::error!(?error, suppressed, "store was not read");
+    }
 }
 
 async fn closed(what: &'static str, step: impl Future<Output = ()>) {

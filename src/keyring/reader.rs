@@ -131,7 +131,7 @@ impl Reader {
         match read.await {
             Ok(Ok(views)) => Ok(views),
             Ok(Err(error)) => {
-                tracing::error!(?error, "store was not read");
+                super::tell_unread(&error);
                 Err(Unavailable)
             }
             Err(_runtime_ended) => Err(Unavailable),

@@ -5,7 +5,7 @@
 //! Invariants: each decision is made on the records as they are at that moment, the caller's own included; a record's
 //! scopes come out of a `Grant`; a change is known to nobody before it is on disk, and to all before it is acknowledged.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -36,11 +36,13 @@ pub(super) struct Writer {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) settings: watch::Receiver<Settings>,
-    /// The revision of the last change.
+    /// The revision of the last change, if that is known.
     pub(super) revision: u64,
+    /// Not after a change that may or may not have been made.
+    pub(super) is_revision_known: bool,
     pub(super) generate: Generate,
-    /// The keys of which a change may or may not have been made.
-    pub(super) unsettled: HashSet<KeyId>,
+    /// The changes that may or may not have been made, by their keys. Bounded: without a known revision there is no other.
+    pub(super) unsettled: HashMap<KeyId, Change>,
     pub(super) pictures: Pictures,
 }
 
@@ -143,7 +145,7 @@ impl Writer {
 
     /// All keys as they are now: nothing is changed meanwhile.
     pub(super) fn snapshot(&mut self) -> Result<Snapshot, ChangeError> {
-        if !self.unsettled.is_empty() {
+        if !self.is_settled() {
             return Err(ChangeError::Unavailable);
         }
         let directory = self.known.directory();
@@ -229,7 +231,7 @@ impl Writer {
     }
 
     fn read(&self, id: &KeyId) -> Result<Option<KeyView>, ChangeError> {
-        if self.unsettled.contains(id) {
+        if self.unsettled.contains_key(id) {
             return Err(ChangeError::Unavailable);
         }
         if !self.known.directory().contains(id) {
@@ -237,7 +239,7 @@ impl Writer {
         }
         let read = measured(&self.metrics, StoreOperation::KeyRead, || read_view(&*self.store, id));
         let view = read.map_err(|error| {
-            tracing::error!(?error, "store was not read");
+            super::tell_unread(&error);
             ChangeError::Unavailable
         })?;
         // An older record that has come back must not be built upon: it may have more scopes than the key was left with.
@@ -249,6 +251,9 @@ impl Writer {
     }
 
     fn commit(&mut self, actor: Actor, operation: Operation) -> Result<(), ChangeError> {
+        if !self.is_settled() {
+            return Err(ChangeError::Unavailable);
+        }
         let id = operation.key();
         // Before the store has it: whoever reads the key from there afterwards finds here how it was.
         let before = || {
@@ -258,21 +263,22 @@ impl Writer {
         };
         self.pictures.keep(&id, before);
         let change = Change { revision: self.revision + 1, at: self.clock.now(), actor, operation };
+        // Before it can be made: what becomes of it when this thread panics is uncertain too.
+        self.unsettled.insert(id, change.clone());
         let committed = measured(&self.metrics, StoreOperation::ChangeCommit, || self.store.commit(&change));
         let Err(error) = committed else {
-            self.revision = change.revision;
-            self.known.publish(&id, change.operation.after());
-            self.audit(&change);
-            self.settle();
+            self.made(&change);
             return Ok(());
         };
         tracing::error!(?error, key.id = %id, "change was not acknowledged");
         if matches!(error, StoreError::Uncertain(_)) {
-            self.known.distrust(&id);
-            self.unsettled.insert(id);
+            self.doubt();
+            return Err(ChangeError::Unavailable);
         }
-        if let Ok(revision) = self.store.revision() {
-            self.revision = revision;
+        self.unsettled.remove(&id);
+        match self.store.revision() {
+            Ok(revision) => self.revision = revision,
+            Err(_) => self.is_revision_known = false,
         }
         match (error, &change.operation) {
             (StoreError::Conflict, Operation::Create(_)) => Err(ChangeError::Taken),
@@ -280,18 +286,47 @@ impl Writer {
         }
     }
 
-    /// Makes known what became of uncertain changes, now that a later one is on disk, and so is all before it. Until
-    /// then whoever asks for those keys is told that the store is unavailable: what the database has in memory may be gone
-    /// after the next start.
-    fn settle(&mut self) {
-        for id in std::mem::take(&mut self.unsettled) {
-            match self.store.record(&id) {
-                Ok(record) => self.known.publish(&id, record.as_ref()),
-                Err(_) => {
-                    self.unsettled.insert(id);
-                }
+    /// The change is on disk.
+    fn made(&mut self, change: &Change) {
+        self.revision = change.revision;
+        let id = change.operation.key();
+        self.known.publish(&id, change.operation.after());
+        self.unsettled.remove(&id);
+        self.audit(change);
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_revision_known && self.unsettled.is_empty()
+    }
+
+    /// Takes what was begun and not ended for uncertain. Until it is settled, whoever asks for those keys is told that the
+    /// store is unavailable: what the database has in memory may be gone after the next start.
+    pub(super) fn doubt(&mut self) {
+        self.is_revision_known = false;
+        self.unsettled.keys().for_each(|id| self.known.distrust(id));
+    }
+
+    /// Makes known what became of uncertain changes, once everything that the store holds is on disk.
+    pub(super) fn settle(&mut self) {
+        if self.is_settled() || self.store.flush().is_err() {
+            return;
+        }
+        let Ok(revision) = self.store.revision() else { return };
+        for (id, change) in std::mem::take(&mut self.unsettled) {
+            let Ok(record) = self.store.record(&id) else {
+                self.unsettled.insert(id, change);
+                continue;
+            };
+            let revision_of = |record: Option<&KeyRecord>| record.map(|record| record.revision);
+            let was_made =
+                revision >= change.revision && revision_of(record.as_ref()) == revision_of(change.operation.after());
+            tracing::warn!(key.id = %id, revision = change.revision, was_made, "uncertain change settled");
+            self.known.publish(&id, record.as_ref());
+            if was_made {
+                self.audit(&change);
             }
         }
+        (self.revision, self.is_revision_known) = (revision, true);
     }
 
     fn audit(&self, change: &Change) {

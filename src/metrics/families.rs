@@ -2,6 +2,7 @@
 //!
 //! A family's name is written here and below and nowhere else.
 
+mod store;
 mod tls;
 
 use std::sync::Weak;
@@ -10,11 +11,9 @@ use std::sync::atomic::Ordering;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, Metric, MetricFamily};
 
-use super::cells::Observations;
 use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
 use super::labels::{
-    AuditOperation, Cut, Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreOperation,
-    UpstreamFailure,
+    AuditOperation, Cut, Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, Retry, UpstreamFailure,
 };
 use super::process::Process;
 use super::samples::{count, counter, float, gauge, histogram, level, signed, spread};
@@ -194,37 +193,8 @@ fn keyring(metrics: &Metrics) -> Vec<MetricFamily> {
             [level(&[], age.max(0) as f64)],
         ),
     ];
-    families.extend(store(metrics));
+    families.extend(store::families(metrics));
     families
-}
-
-fn store(metrics: &Metrics) -> [MetricFamily; 4] {
-    let durations = StoreOperation::EVERY.iter().map(|operation| {
-        let spent = Observations::of(&metrics.cold.store_spent[*operation as usize]);
-        spread(&[("operation", operation.as_str())], &LOCAL_BOUNDS, &spent)
-    });
-    let errors = StoreOperation::EVERY.iter().map(|operation| {
-        let errors = metrics.cold.store_errors[*operation as usize].load(Ordering::Relaxed);
-        count(&[("operation", operation.as_str())], errors)
-    });
-    [
-        histogram(
-            "portcullis_store_operation_duration_seconds",
-            "Time that an operation on the store took, fsync and failures included; when it ends.",
-            durations,
-        ),
-        counter("portcullis_store_operation_errors_total", "Operations on the store that failed.", errors),
-        gauge(
-            "portcullis_store_backup_last_success_timestamp_seconds",
-            "When the newest of the backups of [store.backup] was made, those of earlier processes included; 0: none.",
-            [level(&[], metrics.cold.backed_up.load(Ordering::Relaxed) as f64)],
-        ),
-        counter(
-            "portcullis_store_backup_failures_total",
-            "Backups of [store.backup] that could not be made, when each was tried.",
-            [count(&[], metrics.cold.backups_failed.load(Ordering::Relaxed))],
-        ),
-    ]
 }
 
 fn upstreams(metrics: &Metrics) -> [MetricFamily; 4] {

@@ -183,6 +183,21 @@ labels! {
 }
 
 labels! {
+    /// How the store failed.
+    pub enum StoreFault {
+        /// It was refused a read or a write, or part of it has died.
+        Error = "error",
+        /// There is no room on the disk, or no more may be used.
+        Full = "full",
+        /// Its files are gone.
+        Gone = "gone",
+        /// A call did not come back.
+        Hang = "hang",
+        Panic = "panic",
+    }
+}
+
+labels! {
     /// What an audited change did to a key.
     pub enum AuditOperation {
         Create = "create",

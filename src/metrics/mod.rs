@@ -9,12 +9,13 @@ mod handles;
 mod labels;
 mod process;
 mod samples;
+mod store;
 mod targets;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
@@ -28,9 +29,10 @@ use targets::Targets;
 pub use cells::enter_worker;
 pub use handles::{RouteMetrics, UpstreamMetrics};
 pub use labels::{
-    AuditOperation, Cut, Http2Cut, LimitKind, Listener, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreOperation,
-    TlsFailure, UpstreamFailure,
+    AuditOperation, Cut, Http2Cut, LimitKind, Listener, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreFault,
+    StoreOperation, TlsFailure, UpstreamFailure,
 };
+pub use store::StoreHealth;
 pub use targets::TargetMetrics;
 
 /// The `route` label of requests that no route matched.
@@ -86,6 +88,7 @@ struct Cold {
     reloads_failed: AtomicU64,
     reloads_succeeded: AtomicU64,
     store_errors: [AtomicU64; StoreOperation::COUNT],
+    store_health: OnceLock<Arc<StoreHealth>>,
     store_spent: [Histogram; StoreOperation::COUNT],
     /// By listener; `None` for those that speak no TLS.
     tls: Mutex<[Option<TlsFiles>; Listener::COUNT]>,
@@ -230,6 +233,16 @@ impl Metrics {
         if result.is_err() {
             add_one(&self.cold.store_errors[operation as usize]);
         }
+    }
+
+    /// The page shows the health of this store from now on. Of the first, when there are several.
+    pub fn watch_store(&self, health: Arc<StoreHealth>) {
+        self.cold.store_health.get_or_init(|| health);
+    }
+
+    /// `None` for a store that has no faults.
+    pub fn store_health(&self) -> Option<&StoreHealth> {
+        self.cold.store_health.get().map(|health| &**health)
     }
 
     /// A running request was ended, since its key admits it no more.

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{StoreError, swap};
@@ -16,14 +16,18 @@ const CONFIGURATION: &str = "conf";
 /// a transaction, or all of the store. The largest page, 21 changes between keys with 263 scopes of 64 characters, has
 /// 760 KiB.
 pub(super) const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
-const DATABASE: &str = "db";
+/// The database's own file, beside which it has a few small ones.
+pub(super) const DATABASE: &str = "db";
+/// Files that are made while a store is opened anew.
+pub(super) const COPY: &str = "portcullis.copy";
+pub(super) const PROBE: &str = "portcullis.probe";
 const LOCK: &str = "portcullis.lock";
 const MARK: &str = "portcullis.mark";
 
 /// A directory that this process holds, for as long as the value lives.
 pub(super) struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// What the mark says.
@@ -97,11 +101,41 @@ impl Folder {
         let pid = format!("{}\n", std::process::id());
         lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0)).map_err(at(&lock_path))?;
         swap::finish(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// # Errors
+    /// [`StoreError::Gone`] when the database that is open is no longer the one in the directory, or the directory is
+    /// another.
+    pub(super) fn check_place_of(&self, database: &File) -> Result<(), StoreError> {
+        if is_at(&self.path.join(DATABASE), database)? { Ok(()) } else { Err(self.gone()) }
+    }
+
+    /// Whether this is the directory that was taken hold of: what holds it is in it.
+    pub(super) fn is_in_place(&self) -> Result<bool, StoreError> {
+        is_at(&self.path.join(LOCK), &self.lock)
+    }
+
+    /// # Errors
+    /// [`StoreError::Gone`] when the directory does not hold all files of a store that was open once.
+    pub(super) fn check_whole(&self) -> Result<(), StoreError> {
+        for name in [DATABASE, "conf", MARK] {
+            let path = self.path.join(name);
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() && (metadata.len() > 0 || name == MARK) => {}
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(at(&path)(source)),
+                _ => return Err(self.gone()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn gone(&self) -> StoreError {
+        StoreError::Gone { path: self.path.clone() }
     }
 
     /// Removes the snapshot that a crash left half-written: the database would take it for its newest one.
@@ -109,7 +143,7 @@ impl Folder {
         for entry in fs::read_dir(&self.path).map_err(at(&self.path))? {
             let path = entry.map_err(at(&self.path))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("snap.") && name.ends_with(".generating") {
+            if name.starts_with("snap.") && name.ends_with(".generating") || name == COPY || name == PROBE {
                 remove_if_present(&path)?;
             }
         }
@@ -238,6 +272,16 @@ pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
     move |source| StoreError::File { path: path.clone(), source }
 }
 
+/// Whether a path leads to this very file.
+fn is_at(path: &Path, file: &File) -> Result<bool, StoreError> {
+    let open = file.metadata().map_err(at(path))?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (open.dev(), open.ino())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(source) => Err(at(path)(source)),
+    }
+}
+
 pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(at(path))
 }
@@ -247,7 +291,7 @@ fn sync_parent(path: &Path) -> Result<(), StoreError> {
     path.canonicalize().ok().as_deref().and_then(Path::parent).map_or(Ok(()), sync_directory)
 }
 
-fn remove_if_present(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_if_present(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(at(path)),

@@ -53,7 +53,8 @@ impl Load {
         ),
     ) -> Transacted<()> {
         let row = meta.get(STATE)?;
-        let State { revision, mut set } = row.map_or(Ok(State::default()), |row| decode_state(&row)).map_err(corrupt)?;
+        let State { revision, mut set } =
+            row.map_or(Ok(State::default()), |row| decode_state(&row)).map_err(corrupt)?;
         if self.revision < revision {
             return Err(ConflictableTransactionError::Abort(Refused::Conflict));
         }

@@ -15,6 +15,7 @@ mod copy;
 mod folder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod healing;
 mod import;
 mod load;
 mod memory;
@@ -22,6 +23,7 @@ mod mend;
 pub mod portable;
 mod rebuild;
 mod record;
+mod reopening;
 mod repair;
 mod restore;
 mod sled;
@@ -41,15 +43,19 @@ use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyName, KeyRecord, Kind, ScopeSet};
+use crate::metrics::StoreHealth;
 use crate::settings::{ByteSize, Node, Value, settings};
 
 pub use self::compact::{Compacted, compact};
+pub use self::healing::{Engine, Extent, HealingStore};
 pub use self::import::{Import, ImportError, Imported, OnConflict};
 pub use self::memory::MemoryStore;
 pub use self::record::RecordError;
+pub use self::reopening::open;
 pub use self::repair::{Doubtful, Dropped, Repaired, repair};
 pub use self::restore::{RestoreError, restore};
 pub use self::sled::SledStore;
@@ -147,6 +153,19 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`] when it may not be.
     fn flush(&self) -> Result<(), StoreError>;
+
+    /// Looks for faults that no call has met.
+    ///
+    /// # Errors
+    /// [`StoreError`] when there is one: the store can make no more changes.
+    fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// What is known of its faults; `None` when it knows of none.
+    fn health(&self) -> Option<Arc<StoreHealth>> {
+        None
+    }
 }
 
 /// One change of one key, to be made whole or not at all.
@@ -289,10 +308,20 @@ pub enum StoreError {
         path.display()
     )]
     Damaged { path: PathBuf, source: Option<::sled::Error> },
-    #[error("an earlier fault has left the store read-only; restart portcullis")]
+    #[error("the database's own thread has died")]
+    Died,
+    #[error("an earlier fault has left the store read-only")]
     Failed,
     #[error("{}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error(
+        "the store in {} ends at revision {found}, after all that this process has written; it is another store, or was \
+         changed by another program: restart portcullis to take it as it is",
+        path.display()
+    )]
+    Foreign { path: PathBuf, found: u64 },
+    #[error("the files of the store in {} are gone or were replaced; put them back", path.display())]
+    Gone { path: PathBuf },
     #[error("the store in {} has keys already ({keys}); use one of them, or move the store away", path.display())]
     Initialised { path: PathBuf, keys: u64 },
     #[error("{} is in use by another portcullis{}", path.display(), pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
@@ -324,4 +353,6 @@ pub enum StoreError {
     Unrepairable { path: PathBuf },
     #[error("the change may or may not be on disk")]
     Uncertain(#[source] Box<StoreError>),
+    #[error("the database does not let go of its files in {}; restart portcullis", path.display())]
+    Wedged { path: PathBuf },
 }

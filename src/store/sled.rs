@@ -4,13 +4,15 @@
 //!
 //! What the traps are: its `flush` does not fsync on Linux, so [`Folder::sync`] follows each; it panics where others
 //! return errors, so every call is under a guard; after a failed write it must not be trusted with another, so the
-//! first fault makes the store read-only until the process starts anew.
+//! first fault makes the store read-only, until it is opened anew; a failed write of its background threads shows in
+//! nothing but [`SledStore::check`]; closing one whose thread has died waits for that thread for ever.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::sled::transaction::{TransactionError, Transactional};
@@ -35,17 +37,30 @@ const EXPIRED_AT_ONCE: usize = 64;
 /// How long a database that was closed in this process may take to let go of its file.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
 const CLOSING_POLL: Duration = Duration::from_millis(5);
+/// What the database calls its own thread.
+const FLUSHER: &[u8] = b"log flusher";
+/// A row that is there for a moment.
+const TRIAL: &[u8] = b"trial";
 
 pub struct SledStore {
     // In the order of dropping: the database is closed before the directory is let go.
-    rows: Rows,
+    rows: Closing,
     file: File,
     mark: File,
-    folder: Folder,
+    folder: Arc<Folder>,
     /// Held while a change is made, and while all records are read.
     committing: Mutex<()>,
-    failed: AtomicBool,
+    failed: Arc<AtomicBool>,
+    /// How often the database's own thread was to be looked for, and in a row was not there.
+    flusher_looks: AtomicU32,
+    flusher_missed: AtomicU32,
     changes_max: u64,
+}
+
+/// Closes the database when dropped; one that has failed in the background, since that may take for ever.
+struct Closing {
+    rows: Option<Rows>,
+    failed: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -64,7 +79,7 @@ impl SledStore {
     /// [`StoreError::Missing`] when there is none, [`StoreError::Locked`] when another process has it,
     /// [`StoreError::Damaged`] and [`StoreError::Lost`] when it is not what was acknowledged.
     pub fn open(settings: &Settings) -> Result<Self, StoreError> {
-        let folder = Folder::existing(&settings.path)?;
+        let folder = Arc::new(Folder::existing(&settings.path)?);
         let acknowledged = folder.marked()?;
         let store = Self::start(folder, settings)?;
         let path = || settings.path.clone();
@@ -83,7 +98,7 @@ impl SledStore {
     /// # Errors
     /// [`StoreError::Initialised`] when there are keys in it, and those of [`SledStore::open`].
     pub fn create(settings: &Settings) -> Result<Self, StoreError> {
-        let folder = Folder::created(&settings.path)?;
+        let folder = Arc::new(Folder::created(&settings.path)?);
         let acknowledged = folder.marked()?.unwrap_or(0);
         let store = Self::start(folder, settings)?;
         let state = store.state()?.unwrap_or_default();
@@ -102,22 +117,26 @@ impl SledStore {
         Ok(store)
     }
 
-    fn start(folder: Folder, settings: &Settings) -> Result<Self, StoreError> {
+    pub(super) fn start(folder: Arc<Folder>, settings: &Settings) -> Result<Self, StoreError> {
         folder.clear_half_written()?;
         let cache = settings.cache.bytes();
         let rows = upgrade::to_present(&folder, Rows::open(folder.path(), cache)?, cache)?;
+        let failed = Arc::new(AtomicBool::new(false));
+        let rows = Closing { rows: Some(rows), failed: Arc::clone(&failed) };
         Ok(Self {
             rows,
             file: folder.database_file()?,
             mark: folder.mark_file()?,
             folder,
             committing: Mutex::default(),
-            failed: AtomicBool::new(false),
+            failed,
+            flusher_looks: AtomicU32::new(0),
+            flusher_missed: AtomicU32::new(0),
             changes_max: u64::from(settings.changes_max.get()),
         })
     }
 
-    fn state(&self) -> Result<Option<State>, StoreError> {
+    pub(super) fn state(&self) -> Result<Option<State>, StoreError> {
         let row = self.guarded(|| self.rows.meta.get(STATE))?;
         row.map(|row| decode_state(&row).map_err(StoreError::CorruptState)).transpose()
     }
@@ -134,20 +153,23 @@ impl SledStore {
     /// Makes the store read-only, for a fault after which the database cannot be trusted with another write.
     fn fail(&self, error: StoreError) -> StoreError {
         if !self.failed.swap(true, Ordering::SeqCst) {
-            tracing::error!(store.path = %self.folder.path().display(), ?error, "store failed and is read-only now");
-            // Closing a database whose own thread has died waits for that thread for ever.
-            std::mem::forget(self.rows.clone());
+            tracing::debug!(store.path = %self.folder.path().display(), ?error, "store failed and is read-only now");
         }
         error
     }
 
     fn writable(&self) -> Result<(), StoreError> {
-        if self.failed.load(Ordering::SeqCst) { Err(StoreError::Failed) } else { Ok(()) }
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(StoreError::Failed);
+        }
+        // What is written to files that were taken away would be acknowledged and lost.
+        self.folder.check_place_of(&self.file).map_err(|gone| self.fail(gone))
     }
 
     fn make_durable(&self) -> Result<(), StoreError> {
         self.guarded(|| self.rows.database.flush())?;
-        self.folder.sync(&self.file)
+        self.folder.sync(&self.file)?;
+        self.folder.check_place_of(&self.file)
     }
 
     /// Brings to disk what a transaction has done, if it has.
@@ -206,7 +228,7 @@ impl Store for SledStore {
         let _only = self.commits();
         self.writable()?;
         let commit = Commit::prepare(change, self.expired(change.revision)?)?;
-        let Rows { records, last_used, changes, meta, .. } = &self.rows;
+        let Rows { records, last_used, changes, meta, .. } = &*self.rows;
         let applied = self.guarded(|| {
             let done = (records, last_used, changes, meta).transaction(|trees| commit.apply(trees));
             match done {
@@ -233,7 +255,8 @@ impl Store for SledStore {
                 touched.map_err(|error: TransactionError<::sled::Error>| match error {
                     TransactionError::Abort(error) | TransactionError::Storage(error) => error,
                 })
-            })?;
+            })
+            .map_err(|fault| self.fail(fault))?;
         }
         Ok(())
     }
@@ -253,6 +276,17 @@ impl Store for SledStore {
         self.writable()?;
         self.make_durable().map_err(|fault| self.fail(fault))
     }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if let Err(error) = self.rows.database.context.global_error() {
+            // The database forgets to wake whoever waits for a write that failed when another thread began it. What is
+            // asked for here is refused because of that error, and wakes them. Nothing is made.
+            let _ = self.guarded(|| self.rows.database.open_tree("refused").map(drop));
+            return Err(self.fail(StoreError::Database(error)));
+        }
+        self.writable()?;
+        if self.flusher_has_died() { Err(self.fail(StoreError::Died)) } else { Ok(()) }
+    }
 }
 
 impl SledStore {
@@ -265,7 +299,7 @@ impl SledStore {
         let _only = self.commits();
         self.writable()?;
         let load = Load::prepare(revision, keys, changes)?;
-        let Rows { records, last_used, changes, meta, .. } = &self.rows;
+        let Rows { records, last_used, changes, meta, .. } = &*self.rows;
         let applied = self.guarded(|| {
             let done = (records, last_used, changes, meta).transaction(|trees| load.apply(trees));
             match done {
@@ -277,10 +311,60 @@ impl SledStore {
         self.settle(applied, revision)
     }
 
+    pub(super) fn folder(&self) -> Arc<Folder> {
+        Arc::clone(&self.folder)
+    }
+
+    /// Writes something and takes it back, to see whether that can be made durable.
+    pub(super) fn try_write(&self) -> Result<(), StoreError> {
+        let meta = &self.rows.meta;
+        let written = self.guarded(|| meta.insert(TRIAL, TRIAL).and_then(|_| meta.remove(TRIAL)));
+        written.and_then(|_| self.make_durable()).map_err(|fault| self.fail(fault))
+    }
+
+    /// Looks at every third call, and believes the second look: a thread has its name a moment after its start.
+    fn flusher_has_died(&self) -> bool {
+        if !self.flusher_looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
+            return false;
+        }
+        if !flusher_is_missing() {
+            self.flusher_missed.store(0, Ordering::Relaxed);
+            return false;
+        }
+        self.flusher_missed.fetch_add(1, Ordering::Relaxed) > 0
+    }
+
     fn unrecognised(&self, found: u64) -> StoreError {
         let expected = self.state().ok().flatten().unwrap_or_default().set.keys;
         StoreError::Miscounted { expected, found }
     }
+}
+
+impl Deref for Closing {
+    type Target = Rows;
+
+    fn deref(&self) -> &Rows {
+        self.rows.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let Some(rows) = self.rows.take() else { return };
+        if self.failed.load(Ordering::SeqCst) {
+            let close = move || drop(catch_unwind(AssertUnwindSafe(|| drop(rows))));
+            // Without a thread it is closed here after all.
+            let _ = std::thread::Builder::new().name("store-closing".to_owned()).spawn(close);
+        }
+    }
+}
+
+/// Whether the thread that flushes and collects garbage is gone, as far as can be told. With several databases in one
+/// process it is looked for in vain only when all of theirs are gone.
+fn flusher_is_missing() -> bool {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return false };
+    let mut names = threads.flatten().map(|thread| std::fs::read(thread.path().join("comm")).unwrap_or_default());
+    names.all(|name| name.trim_ascii() != FLUSHER)
 }
 
 impl Rows {

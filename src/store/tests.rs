@@ -74,7 +74,11 @@ fn settings(path: &Path) -> Settings {
 /// The database under the store. One that was closed a moment ago may still be held by its own threads.
 fn bare_database(settings: &Settings) -> ::sled::Db {
     loop {
-        match ::sled::Config::new().path(&settings.path).segment_size(folder::known_segment_bytes(&settings.path).unwrap_or(folder::SEGMENT_BYTES)).open() {
+        match ::sled::Config::new()
+            .path(&settings.path)
+            .segment_size(folder::known_segment_bytes(&settings.path).unwrap_or(folder::SEGMENT_BYTES))
+            .open()
+        {
             Err(::sled::Error::Io(_)) => std::thread::yield_now(),
             opened => return opened.unwrap(),
         }
@@ -491,4 +495,87 @@ fn place_that_was_left_half_filled_is_an_empty_one() {
             }
         }
     }
+}
+
+fn opened_anew(store: &SledStore, settings: &Settings, extent: Extent) -> Result<Box<dyn Store>, StoreError> {
+    reopening::Reopening::of(store, settings).reopen(extent)
+}
+
+fn ending_at(revision: u64) -> Extent {
+    Extent { acknowledged: revision, attempted: revision }
+}
+
+#[test]
+fn store_that_does_not_close_is_left_behind_and_writes_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let stuck = SledStore::create(&settings).unwrap();
+    let record = create(&stuck);
+
+    let opened = opened_anew(&stuck, &settings, ending_at(1)).unwrap();
+
+    same(opened.record(&record.id).unwrap().as_ref(), Some(&record));
+    let second = create(&*opened);
+    let late = fresh(2);
+    // Nothing that it says is acknowledged, and nothing of it reaches the files.
+    assert!(stuck.commit(&change(2, Operation::Create(late.clone()))).is_err());
+    assert!(matches!(stuck.check(), Err(StoreError::Failed)));
+    drop((stuck, opened));
+    let store = SledStore::open(&settings).unwrap();
+    assert_eq!(store.revision().unwrap(), 2);
+    same(store.record(&second.id).unwrap().as_ref(), Some(&second));
+    same(store.record(&late.id).unwrap().as_ref(), None);
+}
+
+#[test]
+fn only_so_many_stores_are_left_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let first = SledStore::create(&settings).unwrap();
+    let reopening = reopening::Reopening::of(&first, &settings);
+    let mut stuck: Vec<Box<dyn Store>> = Vec::new();
+    let refused = loop {
+        match reopening.reopen(ending_at(0)) {
+            Ok(store) => stuck.push(store),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, StoreError::Wedged { .. }), "{refused:?}");
+    assert_eq!(stuck.len(), 4);
+}
+
+#[test]
+fn store_is_opened_anew_only_where_this_process_left_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let store = SledStore::create(&settings).unwrap();
+    (0..3).for_each(|_| drop(create(&store)));
+    let opened = |acknowledged, attempted| opened_anew(&store, &settings, Extent { acknowledged, attempted });
+    assert!(matches!(opened(4, 4), Err(StoreError::Lost { acknowledged: 4, found: 3, .. })));
+    assert!(matches!(opened(1, 2), Err(StoreError::Foreign { found: 3, .. })));
+    assert!(opened(2, 3).is_ok());
+}
+
+#[test]
+fn store_whose_files_were_taken_away_makes_no_change_and_no_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let store = SledStore::create(&settings).unwrap();
+    let record = create(&store);
+    let away = directory.path().join("away");
+    fs::rename(&settings.path, &away).unwrap();
+
+    assert!(matches!(store.commit(&change(2, Operation::Delete(record.clone()))), Err(StoreError::Gone { .. })));
+    assert!(matches!(opened_anew(&store, &settings, ending_at(1)), Err(StoreError::Gone { .. })));
+    assert!(!settings.path.exists());
+    fs::create_dir(&settings.path).unwrap();
+    assert!(matches!(opened_anew(&store, &settings, ending_at(1)), Err(StoreError::Gone { .. })));
+    assert_eq!(fs::read_dir(&settings.path).unwrap().count(), 0);
+
+    fs::remove_dir(&settings.path).unwrap();
+    fs::rename(&away, &settings.path).unwrap();
+    let reopening = reopening::Reopening::of(&store, &settings);
+    drop(store);
+    let opened = reopening.reopen(ending_at(1)).unwrap();
+    same(opened.record(&record.id).unwrap().as_ref(), Some(&record));
 }

@@ -35,6 +35,7 @@ mod security;
 mod spec;
 mod stack;
 mod store_commands;
+mod store_faults;
 mod store_files;
 mod tls;
 mod trailers;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::harness::{Fault, Ring, by, copy, custom};
-use crate::key::KeyReference;
-use crate::keyring::{CHANGES_QUEUED_MAX, ChangeError, Settings};
+use crate::key::{KeyReference, KeySecret};
+use crate::keyring::queue::CHANGES_QUEUED_MAX;
+use crate::keyring::{ChangeError, Settings};
 use crate::store::Store;
 
 #[tokio::test]
@@ -45,25 +46,37 @@ async fn change_that_could_not_be_written_is_not_visible() {
 }
 
 #[tokio::test]
-async fn uncertain_change_is_seen_by_nobody_before_a_later_one_is_on_disk() {
-    let settings = Settings { lookup_timeout: Duration::from_millis(20), ..Settings::default() };
-    let ring = Ring::with(settings).await;
+async fn uncertain_change_is_seen_by_nobody_before_it_is_on_disk_and_then_by_all_without_another() {
+    // Long enough for the change to be settled.
+    let ring = Ring::with(Settings { lookup_timeout: Duration::from_secs(10), ..Settings::default() }).await;
     let (narrowed, deleted) = (ring.key(&["monitor:read", "issue:read"]).await, ring.key(&["monitor:read"]).await);
-    ring.holder(&narrowed).await.unwrap();
-    ring.holder(&deleted).await.unwrap();
-    ring.store.break_with(Fault::Uncertain);
+    for key in [&narrowed, &deleted] {
+        ring.holder(key).await.unwrap();
+        ring.store.break_with(Fault::Uncertain);
+        let changed = match key.id() == narrowed.id() {
+            true => ring.rescope(key, &["issue:read"]).await,
+            false => ring.delete(ring.by_root(), key).await,
+        };
+        assert_eq!(changed.unwrap_err(), ChangeError::Unavailable);
 
-    assert_eq!(ring.rescope(&narrowed, &["issue:read"]).await.unwrap_err(), ChangeError::Unavailable);
-    assert_eq!(ring.delete(ring.by_root(), &deleted).await.unwrap_err(), ChangeError::Unavailable);
+        // Neither as before nor as after: what is on disk is not known. Nor does another change build upon it.
+        let looking = ring.looking(key);
+        assert_eq!(ring.delete(ring.by_root(), key).await.unwrap_err(), ChangeError::Unavailable);
+        let created = ring.keyring.create(ring.by_root(), custom(&["monitor:read"])).await;
+        assert_eq!(created.unwrap_err(), ChangeError::Unavailable);
+        assert!(!looking.is_finished());
+        ring.store.break_with(Fault::None);
 
-    // Neither as before nor as after: what is on disk is not known.
-    assert!(ring.keyring.holder(&copy(&narrowed)).await.is_err());
-    assert!(ring.keyring.holder(&copy(&deleted)).await.is_err());
-    assert_eq!(ring.delete(ring.by_root(), &deleted).await.unwrap_err(), ChangeError::Unavailable);
-    ring.store.break_with(Fault::None);
+        let found = looking.await.unwrap().unwrap();
+        assert_eq!(
+            found.map(|holder| holder.record().scopes.names().join(" ")),
+            match key.id() == narrowed.id() {
+                true => Some("issue:read".to_owned()),
+                false => None,
+            }
+        );
+    }
     ring.key(&["monitor:read"]).await;
-    assert_eq!(ring.holder(&narrowed).await.unwrap().record().scopes.names(), ["issue:read"]);
-    assert!(ring.holder(&deleted).await.is_none());
     let log = ring.store.changes(0, 100).unwrap();
     assert!(log.windows(2).all(|pair| pair[0].revision + 1 == pair[1].revision));
 }
@@ -122,4 +135,19 @@ async fn older_record_that_comes_back_while_the_gate_runs_is_neither_admitted_no
     assert_eq!(renamed.unwrap_err(), ChangeError::Unavailable);
     let made = ring.keyring.create(by(key.id()), custom(&["monitor:read"])).await;
     assert_eq!(made.unwrap_err(), ChangeError::Unavailable);
+}
+
+#[tokio::test]
+async fn change_that_panics_is_the_only_one_that_fails() {
+    let mut is_first = true;
+    let generate = move || {
+        assert!(!std::mem::take(&mut is_first), "told to panic");
+        KeySecret::generate()
+    };
+    let ring = Ring::generating(Settings::default(), Box::new(generate)).await;
+
+    let panicked = ring.keyring.create(ring.by_root(), custom(&["monitor:read"])).await;
+
+    assert_eq!(panicked.unwrap_err(), ChangeError::Unavailable);
+    ring.key(&["monitor:read"]).await;
 }

@@ -63,6 +63,9 @@ async fn remembered_key_in_doubt_is_neither_admitted_nor_called_invalid() {
     ring.store.break_with(Fault::Uncertain);
     ring.rescope(&narrowed, &["issue:read"]).await.unwrap_err();
     assert!(ring.keyring.holder(&narrowed).await.is_err());
+    ring.store.break_with(Fault::None);
+    ring.key(&["monitor:read"]).await;
+    ring.store.break_with(Fault::Uncertain);
     ring.delete(ring.by_root(), &deleted).await.unwrap_err();
     assert!(ring.keyring.holder(&deleted).await.is_err());
 

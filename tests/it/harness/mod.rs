@@ -48,7 +48,7 @@ pub use answer::Answer;
 pub use caller::{Caller, basic};
 pub use dice::Dice;
 pub use disk::{Disk, Moment, moments};
-pub use faulty_store::FaultyStore;
+pub use faulty_store::{Fault, FaultyDisk, FaultyStore, Struck};
 pub use file_calls::{Effect, FileCall, read_trace, traced};
 pub use front::{TlsFront, UnixFront, dead_socket};
 pub use gate::Gate;

@@ -118,6 +118,12 @@ impl Process {
         self.child.id()
     }
 
+    /// Ends the process at once, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Waits for the end of the process.
     #[track_caller]
     pub fn wait(mut self) -> Exit {
@@ -186,8 +192,7 @@ impl std::fmt::Debug for Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         if self.is_ours {
             secrets::check("a command's stderr", self.stderr().join("\n"));
             if !self.prints_a_key {
