@@ -27,9 +27,6 @@ pub struct Requests {
     heads: u64,
     /// The one empty line that is tolerated before a request was there.
     empty_line_seen: bool,
-    /// What was found behind bytes that had to pass first. A head is not judged a second time: it was noted as far as the
-    /// fault, so that it would be told as another one.
-    broken: Option<Malformed>,
 }
 
 enum State {
@@ -43,7 +40,7 @@ enum State {
 
 impl Requests {
     pub fn new(limits: RequestLimits) -> Self {
-        Self { limits, state: State::Head(Head::default()), heads: 0, empty_line_seen: false, broken: None }
+        Self { limits, state: State::Head(Head::default()), heads: 0, empty_line_seen: false }
     }
 
     /// How many valid heads have passed.
@@ -91,9 +88,6 @@ impl Rules for Requests {
     }
 
     fn advance(&mut self, bytes: &mut [u8]) -> Result<Progress, Malformed> {
-        if let Some(malformed) = self.broken {
-            return Err(malformed);
-        }
         match (&self.state, &*bytes) {
             (State::Head(_), [b'\r']) if !self.empty_line_seen => return Ok(Progress { pass: 0, skip: 0 }),
             (State::Head(_), [b'\r', b'\n', ..]) if !self.empty_line_seen => {
@@ -107,8 +101,11 @@ impl Rules for Requests {
             match self.step(&mut bytes[pass..]) {
                 Ok(0) => break,
                 Ok(step) => pass += step,
-                Err(malformed) if pass > 0 => {
-                    self.broken = Some(malformed);
+                Err(_) if pass > 0 => {
+                    // Judged again when it comes first. Noted as far as its fault, it would be told as another one.
+                    if let State::Head(head) = &mut self.state {
+                        *head = Head::default();
+                    }
                     break;
                 }
                 Err(malformed) => return Err(malformed),
