@@ -573,23 +573,3 @@ fn nothing_that_a_client_chooses_breaks_a_line_of_the_log() {
         }
     }
 }
-
-#[test]
-fn a_flood_of_failures_makes_few_lines() {
-    let installation = Installation::new();
-    installation.upstream().reply_always(Reply::bytes("nonsense\r\n\r\n").close());
-    let (served, root) = served(&installation);
-    let started = std::time::Instant::now();
-    let caller = root.keep_alive();
-    for _ in 0..500 {
-        check(&caller.get("/open/x"), 502);
-        check_problem(&served.anonymous().get(QUERY), 401, "unauthenticated");
-    }
-    let seconds = started.elapsed().as_secs() as usize;
-    let (text, events) = logged(served);
-    let warned = events.iter().filter(|event| event["level"] == "WARN" || event["level"] == "ERROR").count();
-    // One a second of each kind of failure.
-    assert!((1..=4 * (seconds + 2)).contains(&warned), "{warned} lines in {seconds} s:\n{text}");
-    let suppressed: u64 = events.iter().filter_map(|event| event["suppressed"].as_u64()).sum();
-    assert!(suppressed > 0, "{text}");
-}
