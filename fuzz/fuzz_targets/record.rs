@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::key::KeyId;
 use portcullis::store::fuzzing::{Read, change, record, state};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER_BYTES: usize = 5;
 const REVISION: u64 = 7;
 
