@@ -456,6 +456,14 @@ fn tell_unread(error: &StoreError) {
     }
 }
 
+/// The store holds another record of a key than was acknowledged.
+fn tell_foreign(id: &KeyId) {
+    static FOREIGN: Occasionally = Occasionally::new();
+    if let Some(suppressed) = FOREIGN.due(Instant::now()) {
+        tracing::error!(key.id = %id, suppressed, "store holds another record than was acknowledged");
+    }
+}
+
 async fn closed(what: &'static str, step: impl Future<Output = ()>) {
     if timeout(CLOSE_TIMEOUT, step).await.is_err() {
         tracing::error!(what, "gave up closing");

@@ -25,13 +25,16 @@ pub struct Snapshot {
     known: Arc<Known>,
 }
 
-/// The keys that were changed since, as they were before.
-#[derive(Default)]
-struct Kept(Mutex<HashMap<KeyId, Option<Ported>>>);
+/// The keys that were changed since, as they were before. No more than there were.
+struct Kept {
+    /// The snapshot's.
+    revision: u64,
+    records: Mutex<HashMap<KeyId, Ported>>,
+}
 
 impl Kept {
-    fn records(&self) -> MutexGuard<'_, HashMap<KeyId, Option<Ported>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn records(&self) -> MutexGuard<'_, HashMap<KeyId, Ported>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -47,7 +50,7 @@ impl Pictures {
         store: &Arc<dyn Store>,
         known: &Arc<Known>,
     ) -> Snapshot {
-        let kept = Arc::<Kept>::default();
+        let kept = Arc::new(Kept { revision, records: Mutex::default() });
         self.0.push(Arc::downgrade(&kept));
         Snapshot { revision, ids, kept, store: Arc::clone(store), known: Arc::clone(known) }
     }
@@ -57,7 +60,12 @@ impl Pictures {
         self.0.retain(|kept| match kept.upgrade() {
             None => false,
             Some(kept) => {
-                kept.records().entry(*id).or_insert_with(&before);
+                let mut records = kept.records();
+                if !records.contains_key(id)
+                    && let Some(before) = before().filter(|before| before.record.created_revision <= kept.revision)
+                {
+                    records.insert(*id, before);
+                }
                 true
             }
         });
@@ -96,7 +104,7 @@ impl Snapshot {
         let view = read_view(&*self.store, id)?;
         // Only now: what was changed before that look is here.
         if let Some(kept) = self.kept.records().get(id) {
-            return Ok(kept.clone());
+            return Ok(Some(kept.clone()));
         }
         Ok(view.map(|view| Ported { last_used: self.known.last_used(&view), record: view.record }))
     }

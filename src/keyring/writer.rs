@@ -244,7 +244,7 @@ impl Writer {
         })?;
         // An older record that has come back must not be built upon: it may have more scopes than the key was left with.
         if view.as_ref().map(|view| view.record.revision) != self.known.directory().revision(id) {
-            tracing::error!(key.id = %id, "store holds another record than was acknowledged");
+            super::tell_foreign(id);
             return Err(ChangeError::Unavailable);
         }
         Ok(view)
@@ -312,19 +312,23 @@ impl Writer {
             return;
         }
         let Ok(revision) = self.store.revision() else { return };
-        for (id, change) in std::mem::take(&mut self.unsettled) {
-            let Ok(record) = self.store.record(&id) else {
-                self.unsettled.insert(id, change);
-                continue;
-            };
+        for (id, change) in self.unsettled.clone() {
+            let Ok(record) = self.store.record(&id) else { continue };
             let revision_of = |record: Option<&KeyRecord>| record.map(|record| record.revision);
             let was_made =
                 revision >= change.revision && revision_of(record.as_ref()) == revision_of(change.operation.after());
+            // Neither as it was to be nor as it was acknowledged: an older record may have more scopes than the key was left
+            // with, and a lost one is no deletion.
+            if !was_made && revision_of(record.as_ref()) != self.known.directory().revision(&id) {
+                super::tell_foreign(&id);
+                continue;
+            }
             tracing::warn!(key.id = %id, revision = change.revision, was_made, "uncertain change settled");
             self.known.publish(&id, record.as_ref());
             if was_made {
                 self.audit(&change);
             }
+            self.unsettled.remove(&id);
         }
         (self.revision, self.is_revision_known) = (revision, true);
     }

@@ -55,7 +55,10 @@ impl Folder {
         // Before the lock file is made: a wrong path must not leave our files behind.
         let database = path.join(DATABASE);
         match fs::metadata(&database) {
-            Ok(metadata) if metadata.is_file() => Self::hold(path),
+            Ok(metadata) if metadata.is_file() => {
+                let folder = Self::hold(path)?;
+                if folder.is_untouched()? { Err(StoreError::Missing { path: path.to_owned() }) } else { Ok(folder) }
+            }
             Ok(_) => Err(StoreError::Missing { path: path.to_owned() }),
             // A replacement that was cut off between the two databases.
             Err(_) if swap::is_pending(path) => Self::hold(path),
@@ -76,11 +79,49 @@ impl Folder {
         let folder = Self::hold(path)?;
         folder.restrict(path, 0o700)?;
         // One that was cut off is taken for damage. While the database is empty nothing has been built upon it.
-        if fs::metadata(path.join(DATABASE)).map_or(true, |database| database.len() == 0) {
+        if folder.is_untouched()? {
             remove_if_present(&path.join(CONFIGURATION))?;
             ensure_configuration(path, SEGMENT_BYTES)?;
         }
         Ok(folder)
+    }
+
+    /// Whether there is no database, or an empty one, in a directory where nothing was acknowledged.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] or [`StoreError::Damaged`] where something was.
+    fn is_untouched(&self) -> Result<bool, StoreError> {
+        let database = self.path.join(DATABASE);
+        match fs::metadata(&database) {
+            Ok(metadata) if metadata.len() > 0 => return Ok(false),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(at(&database)(source)),
+        }
+        let path = || self.path.clone();
+        match self.mark()? {
+            Mark::None | Mark::Revision(0) => Ok(true),
+            Mark::Revision(acknowledged) => Err(StoreError::Lost { path: path(), acknowledged, found: 0 }),
+            Mark::Damaged if !self.was_mark_whole()? => Ok(true),
+            Mark::Damaged => Err(StoreError::Damaged { path: path(), source: None }),
+        }
+    }
+
+    /// Whether the mark was ever written to its end: one that a first start was writing when the power went was not, and
+    /// later ones replace it in its place.
+    pub(super) fn was_mark_whole(&self) -> Result<bool, StoreError> {
+        let path = self.path.join(MARK);
+        let text = fs::read(&path).map_err(at(&path))?;
+        Ok(text.len() >= mark_text(0).len() && !text.contains(&0))
+    }
+
+    /// Reads all of the database's file: what cannot be read the database would take for the end of its log, and write over.
+    pub(super) fn read_through(&self) -> Result<(), StoreError> {
+        let database = self.path.join(DATABASE);
+        match File::open(&database) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            opened => opened.and_then(|mut file| io::copy(&mut file, &mut io::sink()).map(drop)).map_err(at(&database)),
+        }
     }
 
     fn hold(path: &Path) -> Result<Self, StoreError> {
@@ -236,10 +277,13 @@ pub(super) fn ensure_configuration(folder: &Path, segment_bytes: usize) -> Resul
     let text = format!("segment_size: {segment_bytes}\nuse_compression: false\nversion: 0.34\n");
     let mut text = text.into_bytes();
     text.extend(crc32fast::hash(&text).to_le_bytes());
+    // Under its name once it is whole.
+    let new = folder.join("portcullis.conf");
     let write = || {
-        let mut file = File::create(&path)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&text)?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&new, &path)
     };
     write().map_err(at(&path))?;
     sync_directory(folder)

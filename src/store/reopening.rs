@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::folder::{COPY, DATABASE, Folder, PROBE, at, remove_if_present, sync_directory};
 use super::healing::{Engine, Extent, HealingStore};
-use super::{Settings, SledStore, Store, StoreError};
+use super::{Settings, SledStore, Store, StoreError, swap};
 
 /// How long a database that has failed may take to close.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -70,6 +70,8 @@ impl Engine for Reopening {
 
     fn reopen(&self, extent: Extent) -> Result<Box<dyn Store>, StoreError> {
         self.with_folder(|held| {
+            // Of an upgrade that was cut off by the fault.
+            swap::finish(held.folder.path())?;
             held.folder.check_whole()?;
             held.renew()?;
             let store = SledStore::start(Arc::clone(&held.folder), &self.settings)?;
@@ -81,7 +83,11 @@ impl Engine for Reopening {
             if !extent.holds(revision) {
                 return Err(StoreError::Foreign { path: self.settings.path.clone(), found: revision });
             }
+            // What the database took for the end of its log may have been a place that could not be read.
+            store.scan(&mut |_| {})?;
             store.try_write()?;
+            // The database that failed may have set it to a change that came too late to be copied.
+            store.mark(revision)?;
             Ok(Box::new(store) as Box<dyn Store>)
         })
     }

@@ -19,7 +19,7 @@ use ::sled::transaction::{TransactionError, Transactional};
 use ::sled::{Db, Tree};
 
 use super::commit::{Commit, Refused, read_record, touch};
-use super::folder::{Folder, at, known_segment_bytes, write_mark};
+use super::folder::{Folder, Mark, at, known_segment_bytes, write_mark};
 use super::load::Load;
 use super::portable::Ported;
 use super::record::{STATE, decode_change, decode_state, decode_time, encode_state, format_of};
@@ -80,10 +80,14 @@ impl SledStore {
     /// [`StoreError::Damaged`] and [`StoreError::Lost`] when it is not what was acknowledged.
     pub fn open(settings: &Settings) -> Result<Self, StoreError> {
         let folder = Arc::new(Folder::existing(&settings.path)?);
-        let acknowledged = folder.marked()?;
+        let mark = folder.mark()?;
         let store = Self::start(folder, settings)?;
         let path = || settings.path.clone();
-        match (store.state()?, acknowledged) {
+        match (store.state()?, mark.revision()) {
+            // Something was acknowledged here, and nobody knows what.
+            (None, _) if mark == Mark::Damaged && store.folder.was_mark_whole()? => {
+                Err(StoreError::Damaged { path: path(), source: None })
+            }
             // At revision 0 there is no key yet: a first start that was cut off, which may begin again.
             (None, None | Some(0)) => Err(StoreError::Missing { path: path() }),
             (state, Some(acknowledged)) if state.is_none_or(|state| state.revision < acknowledged) => {
@@ -112,13 +116,14 @@ impl SledStore {
         let row = encode_state(state).map_err(StoreError::CorruptState)?;
         store.guarded(|| store.rows.meta.insert(STATE, row))?;
         store.make_durable()?;
-        write_mark(&store.mark, state.revision).and_then(|()| store.mark.sync_all()).map_err(at(&path))?;
+        store.mark(state.revision)?;
         store.folder.sync_names()?;
         Ok(store)
     }
 
     pub(super) fn start(folder: Arc<Folder>, settings: &Settings) -> Result<Self, StoreError> {
         folder.clear_half_written()?;
+        folder.read_through()?;
         let cache = settings.cache.bytes();
         let rows = upgrade::to_present(&folder, Rows::open(folder.path(), cache)?, cache)?;
         let failed = Arc::new(AtomicBool::new(false));
@@ -320,6 +325,12 @@ impl SledStore {
         let meta = &self.rows.meta;
         let written = self.guarded(|| meta.insert(TRIAL, TRIAL).and_then(|_| meta.remove(TRIAL)));
         written.and_then(|_| self.make_durable()).map_err(|fault| self.fail(fault))
+    }
+
+    /// Says in the mark, durably, that the store is at this revision, which must be on disk.
+    pub(super) fn mark(&self, revision: u64) -> Result<(), StoreError> {
+        let path = self.folder.path();
+        write_mark(&self.mark, revision).and_then(|()| self.mark.sync_all()).map_err(at(path))
     }
 
     /// Looks at every third call, and believes the second look: a thread has its name a moment after its start.

@@ -138,6 +138,24 @@ async fn older_record_that_comes_back_while_the_gate_runs_is_neither_admitted_no
 }
 
 #[tokio::test]
+async fn uncertain_change_is_not_settled_by_an_older_record_that_has_come_back() {
+    let settings = Settings { lookup_timeout: Duration::from_millis(20), ..Settings::default() };
+    let ring = Ring::with(settings).await;
+    let key = ring.key(&["monitor:read", "key:write"]).await;
+    let stale = ring.store.record(&key.id()).unwrap().unwrap();
+    ring.rescope(&key, &["monitor:read"]).await.unwrap();
+    ring.store.break_with(Fault::Uncertain);
+    ring.rescope(&key, &["issue:read"]).await.unwrap_err();
+    ring.store.stale.lock().unwrap().extend([stale]);
+    ring.store.break_with(Fault::None);
+
+    let made = ring.keyring.create(ring.by_root(), custom(&["monitor:read"])).await;
+
+    assert_eq!(made.unwrap_err(), ChangeError::Unavailable);
+    assert!(ring.keyring.holder(&key).await.is_err());
+}
+
+#[tokio::test]
 async fn change_that_panics_is_the_only_one_that_fails() {
     let mut is_first = true;
     let generate = move || {
