@@ -245,20 +245,19 @@ static SEXTETS: [u32; 256] = {
 };
 
 fn secret_of_pair(pair: &[u8]) -> Option<KeySecret> {
-    // The usual pair is a key and nothing: no search for the colon, and nothing after it to look at.
-    let colon = match pair.get(KEY_BYTES) {
-        Some(b':') => KEY_BYTES,
-        _ => pair.iter().position(|byte| *byte == b':')?,
-    };
+    // The usual pair is a key and nothing: no search for the colon, since a key has none, and nothing after it to look at.
+    if let Some((user, [b':', password @ ..])) = pair.split_at_checked(KEY_BYTES)
+        && let Ok(secret) = KeySecret::parse(user)
+    {
+        return (!password.iter().any(u8::is_ascii_control)).then_some(secret);
+    }
+    // RFC 7617 §2: the first colon, since no user name has any.
+    let colon = pair.iter().position(|byte| *byte == b':')?;
     let (user, password) = (&pair[..colon], &pair[colon + 1..]);
-    if password.iter().any(u8::is_ascii_control) {
+    if pair.iter().any(u8::is_ascii_control) {
         return None;
     }
-    match KeySecret::parse(user) {
-        Ok(secret) => Some(secret),
-        Err(_) if user.iter().any(u8::is_ascii_control) => None,
-        Err(_) => KeySecret::parse(password).ok(),
-    }
+    KeySecret::parse(user).or_else(|_| KeySecret::parse(password)).ok()
 }
 
 #[cfg(test)]
@@ -300,6 +299,17 @@ mod tests {
         }
         let pair = format!("agent:{}", key.expose());
         assert_eq!(in_basic(STANDARD.encode(pair).as_bytes()).unwrap().expose(), key.expose());
+    }
+
+    #[test]
+    fn first_colon_ends_the_user_name_wherever_another_one_is() {
+        let secret = KeySecret::generate().unwrap();
+        let rest = "x".repeat(KEY_BYTES - 3);
+        // Where a key would end there is a colon too, and a key behind that.
+        let pair = format!("pc:{rest}:{}", secret.expose());
+        assert!(in_basic(STANDARD.encode(&pair).as_bytes()).is_none(), "{pair}");
+        let key_first = format!("{}:a:b", secret.expose());
+        assert!(in_basic(STANDARD.encode(key_first).as_bytes()).is_some());
     }
 
     #[test]
