@@ -257,8 +257,8 @@ fn request_line(bytes: &[u8], target_bytes_max: usize) -> Result<Option<(usize, 
         Some(b' ' | b'\r' | b'\n' | b'\t') => return Err(Malformed::RequestLine),
         Some(_) => return Err(Malformed::TargetForm),
     }
-    let target_len =
-        target.iter().take(target_bytes_max.saturating_add(1)).take_while(|byte| is_target(**byte)).count();
+    let judged = &target[..target.len().min(target_bytes_max.saturating_add(1))];
+    let target_len = judged.iter().position(|byte| !is_target(*byte)).unwrap_or(judged.len());
     if target_len > target_bytes_max {
         return Err(Malformed::TargetTooLong);
     }
@@ -297,5 +297,14 @@ fn version(bytes: &[u8]) -> Result<Option<(usize, Version)>, Malformed> {
 /// Visible ASCII, without `#` (a fragment never leaves a client) and without the characters that RFC 3986 allows
 /// nowhere and hyper's parser refuses with an answer of its own.
 fn is_target(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'`')
+    const TARGET: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0x21;
+        while byte <= 0x7e {
+            table[byte] = !matches!(byte as u8, b'#' | b'"' | b'<' | b'>' | b'`');
+            byte += 1;
+        }
+        table
+    };
+    TARGET[usize::from(byte)]
 }
