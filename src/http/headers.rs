@@ -3,9 +3,9 @@
 //! Does not decide who may pass. Invariants: no credential, hop-by-hop field or claimed identity of the client reaches
 //! the upstream, in whatever spelling; where the client is said to come from is ours to say unless its peer is trusted.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::Version;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA,
@@ -64,6 +64,24 @@ impl Scheme {
             Self::Https => "https",
         }
     }
+
+    fn value(self) -> HeaderValue {
+        match self {
+            Self::Http => const { HeaderValue::from_static("http") },
+            Self::Https => const { HeaderValue::from_static("https") },
+        }
+    }
+}
+
+/// The other end of a connection as upstreams are told it: written once, for all requests of the connection.
+#[derive(Clone, Debug)]
+pub struct PeerText(HeaderValue);
+
+impl PeerText {
+    pub fn of(peer: IpAddr) -> Self {
+        let text = peer.to_canonical().to_string();
+        Self(HeaderValue::try_from(text).expect("an address is visible ASCII"))
+    }
 }
 
 impl Origin {
@@ -80,11 +98,12 @@ impl Origin {
 
 /// Makes a client's header fields those that the upstream gets.
 ///
-/// `sources` are all places that may carry a key, those included that this request's route does not read. `received` is
-/// what the client spoke.
+/// `peer` is that of `origin`. `sources` are all places that may carry a key, those included that this request's route
+/// does not read. `received` is what the client spoke.
 pub fn prepare_request<'s, S: Iterator<Item = &'s Source>>(
     headers: &mut HeaderMap,
     origin: Origin,
+    peer: &PeerText,
     sources: impl Fn() -> S,
     identity: Option<&Identity>,
     received: Version,
@@ -94,7 +113,7 @@ pub fn prepare_request<'s, S: Iterator<Item = &'s Source>>(
     drop_fields(headers, |name| {
         is_dropped_from_request(name.as_str(), origin.peer_trusted) || carries_key(name.as_str(), sources())
     });
-    tell_origin(headers, origin);
+    tell_origin(headers, origin, peer);
     headers.append(VIA, via(received));
     if let Some(identity) = identity {
         headers.insert(KEY_ID, identity.id.clone());
@@ -106,11 +125,11 @@ pub fn prepare_request<'s, S: Iterator<Item = &'s Source>>(
 
 /// RFC 9110 §7.6.3: by what protocol the message came here.
 fn via(received: Version) -> HeaderValue {
-    HeaderValue::from_static(match received {
-        Version::HTTP_10 => "1.0 portcullis",
-        Version::HTTP_2 => "2.0 portcullis",
-        _ => "1.1 portcullis",
-    })
+    match received {
+        Version::HTTP_10 => const { HeaderValue::from_static("1.0 portcullis") },
+        Version::HTTP_2 => const { HeaderValue::from_static("2.0 portcullis") },
+        _ => const { HeaderValue::from_static("1.1 portcullis") },
+    }
 }
 
 /// Makes an upstream's header fields those that the client gets.
@@ -133,6 +152,10 @@ pub struct TrailerTerms {
 impl TrailerTerms {
     /// To be read before the fields are rewritten.
     pub fn of(headers: &HeaderMap) -> Self {
+        // Nearly always: found out faster than by two look-ups.
+        if !headers.keys().any(|name| *name == TE || *name == TRAILER) {
+            return Self { takes_trailers: false, announced: None };
+        }
         let mut codings = headers.get_all(TE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
         let takes_trailers = codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
         Self { takes_trailers, announced: headers.get(TRAILER).cloned() }
@@ -157,7 +180,9 @@ impl TrailerTerms {
 /// RFC 9110 §7.6.1: fields that `Connection` names are for the next hop alone. The two that frame and address the
 /// message itself stay, whoever names them.
 fn drop_connection_named(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
+    // What this names is dropped from every message.
+    let is_keep_alive = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    if headers.get_all(CONNECTION).iter().all(is_keep_alive) {
         return;
     }
     let named: Vec<HeaderName> = headers
@@ -290,42 +315,55 @@ fn is_claim_of_origin(name: &str) -> bool {
         )
 }
 
-fn tell_origin(headers: &mut HeaderMap, origin: Origin) {
+/// What is said of it already is a trusted peer's by now, and stays.
+fn tell_origin(headers: &mut HeaderMap, origin: Origin, peer: &PeerText) {
     let host = headers.get(HOST).cloned();
-    let peer = origin.peer.to_string();
-    extend_list(headers, X_FORWARDED_FOR, &peer);
-    extend_list(headers, FORWARDED, &forwarded_element(origin, host.as_ref()));
-    if let (Some(host), false) = (host, headers.contains_key(X_FORWARDED_HOST)) {
+    let forwarded = forwarded_element(origin, peer, host.as_ref());
+    extend_list(headers, X_FORWARDED_FOR, peer.0.clone(), origin.peer_trusted);
+    extend_list(headers, FORWARDED, forwarded, origin.peer_trusted);
+    let is_told = |headers: &HeaderMap, name: HeaderName| origin.peer_trusted && headers.contains_key(name);
+    if let (Some(host), false) = (host, is_told(headers, X_FORWARDED_HOST)) {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme.as_str()));
+    if !is_told(headers, X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, origin.scheme.value());
     }
 }
 
 /// Appends to a list field; several lines become one, in order.
-fn extend_list(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+fn extend_list(headers: &mut HeaderMap, name: HeaderName, element: HeaderValue, may_be_there: bool) {
+    if !may_be_there || !headers.contains_key(&name) {
+        headers.insert(name, element);
+        return;
+    }
     let mut list = Vec::new();
     for line in headers.get_all(&name) {
         list.extend_from_slice(line.as_bytes());
         list.extend_from_slice(b", ");
     }
     list.extend_from_slice(element.as_bytes());
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(list)) {
         headers.insert(name, value);
     }
 }
 
 /// RFC 7239 §4. The host was validated to hold no quote or backslash.
-fn forwarded_element(origin: Origin, host: Option<&HeaderValue>) -> String {
-    let mut element = match origin.peer {
-        IpAddr::V4(address) => format!("for={address}"),
-        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+fn forwarded_element(origin: Origin, peer: &PeerText, host: Option<&HeaderValue>) -> HeaderValue {
+    let (open, close) = if origin.peer.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
+    let (before_host, host, after_host) = match host {
+        Some(host) => (";host=\"", host.as_bytes(), "\""),
+        None => ("", &[][..], ""),
     };
-    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
-        let _ = write!(element, ";host=\"{host}\"");
-    }
-    element.push_str(";proto=");
-    element.push_str(origin.scheme.as_str());
-    element
+    let parts = [
+        open.as_bytes(),
+        peer.0.as_bytes(),
+        close.as_bytes(),
+        before_host.as_bytes(),
+        host,
+        after_host.as_bytes(),
+        b";proto=",
+        origin.scheme.as_str().as_bytes(),
+    ];
+    let element = parts.concat();
+    HeaderValue::from_maybe_shared(Bytes::from(element)).expect("its parts are field values or visible ASCII")
 }

@@ -61,7 +61,8 @@ impl Door {
         let body = body.hiding(gate.sources.iter().chain(&route.settings.sources), &route.settings.rewrite.request);
         let body = body.inviting(exchange.invitation());
         let trailer_terms = headers::TrailerTerms::of(&parts.headers);
-        let response_fields = rewrite::prepare(&admitted, gate, origin, &mut parts, &mut account.request_id)?;
+        let peer = exchange.connection().peer_text();
+        let response_fields = rewrite::prepare(&admitted, gate, origin, peer, &mut parts, &mut account.request_id)?;
         let takes_trailers = trailer_terms.takes_trailers();
         trailer_terms.tell(&mut parts.headers, body.size_hint().exact().is_some());
         // hyper would send a body of unknown length with GET as none at all.

@@ -14,6 +14,7 @@ use super::http2::{Aside, Invitation};
 use super::tunnel::Tunnel;
 use super::watch::{Phase, Watch};
 use crate::http::framing::Malformed;
+use crate::http::headers::PeerText;
 use crate::tls::TlsPeer;
 
 /// Answers requests. Cloned for each of them.
@@ -43,6 +44,18 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// What its TLS handshake told; `None` in clear text.
     pub tls: Option<Arc<TlsPeer>>,
+    /// `peer` as upstreams are told it.
+    peer_text: PeerText,
+}
+
+impl ConnectionInfo {
+    pub(super) fn new(peer: SocketAddr, tls: Option<Arc<TlsPeer>>) -> Self {
+        Self { peer, tls, peer_text: PeerText::of(peer.ip()) }
+    }
+
+    pub fn peer_text(&self) -> &PeerText {
+        &self.peer_text
+    }
 }
 
 /// One request's surroundings.

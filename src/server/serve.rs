@@ -194,7 +194,7 @@ impl<H: Handler> AcceptLoop<H> {
                     Err(ended) => return open.never_began(peer, &ended),
                 },
             };
-            let info = ConnectionInfo { peer, tls };
+            let info = ConnectionInfo::new(peer, tls);
             let served = connection::serve_connection(&protocols, socket, info, &client, handler, &draining).await;
             if let Err(error) = served {
                 debug!(%peer, %error, "connection ended");

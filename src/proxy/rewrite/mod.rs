@@ -16,7 +16,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 use crate::http::framing::Malformed;
-use crate::http::headers::{self, Origin};
+use crate::http::headers::{self, Origin, PeerText};
 use crate::http::overrides::override_fields;
 use crate::http::{Refusal, RequestId};
 use crate::route::Path;
@@ -56,6 +56,7 @@ pub(super) fn prepare<'g>(
     admitted: &Admitted<'g>,
     gate: &Gate,
     origin: Origin,
+    peer: &PeerText,
     parts: &mut Parts,
     request_id: &mut Option<RequestId>,
 ) -> Result<ResponseFields<'g>, Refusal> {
@@ -72,7 +73,7 @@ pub(super) fn prepare<'g>(
     }
     rewrite_target(admitted, parts)?;
     let sources = || gate.sources.iter().chain(&route.settings.sources);
-    headers::prepare_request(&mut parts.headers, origin, sources, identity, parts.version);
+    headers::prepare_request(&mut parts.headers, origin, peer, sources, identity, parts.version);
     match &rewrite.host {
         // HTTP/1.0 knows requests without a host, HTTP/1.1 does not.
         HostHeader::Keep if parts.headers.contains_key(HOST) => {}
