@@ -249,7 +249,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_before_write(cx))?;
-        let poll = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
+        let poll = if bufs.iter().map(|piece| piece.len()).sum::<usize>() <= FLAT_BYTES_MAX {
+            let mut flat = [0; FLAT_BYTES_MAX];
+            Pin::new(&mut this.socket).poll_write(cx, flattened(bufs, &mut flat))
+        } else {
+            Pin::new(&mut this.socket).poll_write_vectored(cx, bufs)
+        };
         this.written(poll)
     }
 
@@ -277,6 +282,19 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
         }
         this.poll_linger(cx)
     }
+}
+
+/// What is as small is copied: that costs less than what the kernel has to do to learn of several pieces.
+const FLAT_BYTES_MAX: usize = 1024;
+
+/// The pieces as one.
+fn flattened<'f>(pieces: &[io::IoSlice<'_>], flat: &'f mut [u8; FLAT_BYTES_MAX]) -> &'f [u8] {
+    let mut end = 0;
+    for piece in pieces {
+        flat[end..end + piece.len()].copy_from_slice(piece);
+        end += piece.len();
+    }
+    &flat[..end]
 }
 
 impl<S: AsFd> Drop for Guarded<S> {
