@@ -3,6 +3,7 @@
 //! Two texts for each: the problem's `detail` for the client, `Display` for the log. What is our fault is 5xx, never
 //! 401 or 403: agents drop data on 4xx and keep it on 5xx. Unknown, deleted and malformed keys answer alike.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -134,7 +135,8 @@ impl Refusal {
 
     /// The same for a client that speaks gRPC. Its HTTP status is always 200; [`Refusal::status`] stays what is counted.
     pub fn into_grpc_response(self) -> Response<Bytes> {
-        grpc::Status { code: self.grpc_code(), message: self.detail(), pushback: self.wait() }.into_response()
+        grpc::Status { code: self.grpc_code(), message: self.detail().into_owned(), pushback: self.wait() }
+            .into_response()
     }
 
     pub fn status(&self) -> StatusCode {
@@ -325,23 +327,23 @@ impl Refusal {
     }
 
     /// What the client can do about it.
-    fn detail(&self) -> String {
+    fn detail(&self) -> Cow<'static, str> {
         let text = match self {
             Self::BodyTooLarge { max } => {
-                return format!("The body is larger than the {max} bytes that are allowed here.");
+                return format!("The body is larger than the {max} bytes that are allowed here.").into();
             }
-            Self::InvalidBody { detail, .. } => return detail.clone(),
-            Self::Malformed(malformed) => return malformed.to_string(),
-            Self::MalformedPath(error) => return error.to_string(),
+            Self::InvalidBody { detail, .. } => return detail.clone().into(),
+            Self::Malformed(malformed) => return malformed.to_string().into(),
+            Self::MalformedPath(error) => return error.to_string().into(),
             Self::MethodNotAllowed { allow } => {
-                return format!("This path does not take that method; it takes {allow}.");
+                return format!("This path does not take that method; it takes {allow}.").into();
             }
-            Self::ScopeExceedsCaller { excess } => {
-                return format!("The calling key does not hold: {}.", excess.names().join(", "));
+            Self::ScopeExceedsCaller { excess } => return listed("The calling key does not hold: ", excess),
+            Self::ScopeMissing { required, any: false } => {
+                return listed("The key needs all of these scopes: ", required);
             }
-            Self::ScopeMissing { required, any } => {
-                let which = if *any { "one of these scopes" } else { "all of these scopes" };
-                return format!("The key needs {which}: {}.", required.names().join(", "));
+            Self::ScopeMissing { required, any: true } => {
+                return listed("The key needs one of these scopes: ", required);
             }
             Self::AddressLimited { .. } => {
                 "Too many failed authentications from this address. Wait, and check the key."
@@ -380,8 +382,12 @@ impl Refusal {
             Self::UpstreamUnavailable { .. } => "The service behind this gate is down just now. Try again.",
             Self::UpstreamUnreachable => "The service behind this gate cannot be reached.",
         };
-        text.to_owned()
+        Cow::Borrowed(text)
     }
+}
+
+fn listed(before: &str, scopes: &ScopeSet) -> Cow<'static, str> {
+    [before, &scopes.names().join(", "), "."].concat().into()
 }
 
 /// RFC 9110 §10.2.3: whole seconds, rounded up, and never "at once".

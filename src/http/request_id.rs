@@ -19,6 +19,13 @@ impl RequestId {
     }
 }
 
+impl RequestId {
+    pub(super) fn digits(self) -> [u8; 16] {
+        let nibble = |place: usize| (self.0 >> (60 - 4 * place)) as usize & 0xf;
+        std::array::from_fn(|place| b"0123456789abcdef"[nibble(place)])
+    }
+}
+
 impl Default for RequestId {
     fn default() -> Self {
         Self::new()
@@ -34,6 +41,6 @@ fn random_start() -> u64 {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
