@@ -237,7 +237,8 @@ impl Keyring {
                 self.metrics.cache_hit();
                 Ok(Some(holder))
             }
-            None => self.look_up(secret.id(), digest).await,
+            // In a place of its own: few look-ups need the room, and all would have it.
+            None => Box::pin(self.look_up(secret.id(), digest)).await,
         }
     }
 

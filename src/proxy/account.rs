@@ -20,6 +20,8 @@ use super::running::Run;
 use super::upload::Upload;
 
 /// The running account of one request. Dropped with the response's body, it records the request as ended.
+///
+/// In a place of its own, since it goes from hand to hand with the response.
 pub(super) struct Account {
     metrics: Arc<Metrics>,
     counts: Arc<RouteMetrics>,
@@ -65,13 +67,18 @@ struct AccessLine {
 }
 
 impl Account {
-    pub(super) fn open(metrics: &Arc<Metrics>, gate: &Gate, request: &Request<Incoming>, exchange: &Exchange) -> Self {
+    pub(super) fn open(
+        metrics: &Arc<Metrics>,
+        gate: &Gate,
+        request: &Request<Incoming>,
+        exchange: &Exchange,
+    ) -> Box<Self> {
         metrics.request_started();
         // A stand-in for what was no request has no method of its own.
         let method = exchange.malformed().is_none().then(|| request.method().clone());
         let (protocol, tls) = (request.version(), &exchange.connection().tls);
         let line = gate.access_log.then(|| AccessLine { method, protocol, route: None, tls: tls.clone() });
-        Self {
+        Box::new(Self {
             metrics: Arc::clone(metrics),
             counts: Arc::clone(&gate.unmatched),
             started: Instant::now(),
@@ -93,7 +100,7 @@ impl Account {
             upload: None,
             request_id: None,
             line,
-        }
+        })
     }
 
     /// Takes over what admission found out: the request counts at its route from now on.

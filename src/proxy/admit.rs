@@ -67,9 +67,9 @@ impl Proxy {
             Found::Line { line: route, pattern, credential } => (route, pattern, credential),
             Found::MethodNotAllowed { allow } => {
                 let miss = Refusal::MethodNotAllowed { allow: allow.to_owned() };
-                return Err(self.miss(gate, head, &path, miss, trail).await);
+                return Err(Box::pin(self.miss(gate, head, &path, miss, trail)).await);
             }
-            Found::Nothing => return Err(self.miss(gate, head, &path, Refusal::RouteUnknown, trail).await),
+            Found::Nothing => return Err(Box::pin(self.miss(gate, head, &path, Refusal::RouteUnknown, trail)).await),
         };
         trail.route = Some(route);
         check_opt_ins(route.settings.allow_encoded_slash, route.settings.allow_semicolon, &path)?;

@@ -50,7 +50,8 @@ pub enum BodyError {
 pub struct RequestBody {
     incoming: Incoming,
     left: u64,
-    upload: Arc<Upload>,
+    /// `None`: there was nothing to send from the start.
+    upload: Option<Arc<Upload>>,
     hidden: Hidden,
     /// For a client that may hold it back until it is asked for it.
     invitation: Option<Invitation>,
@@ -85,15 +86,8 @@ impl RequestBody {
         if incoming.size_hint().lower() > left {
             return Err(BodyError::TooLarge);
         }
-        let state = if incoming.is_end_stream() { UploadState::Done } else { UploadState::Running };
-        Ok(Self {
-            incoming,
-            left,
-            upload: Arc::new(Upload::new(begun, state)),
-            hidden: Hidden::default(),
-            invitation: None,
-            returned: None,
-        })
+        let upload = (!incoming.is_end_stream()).then(|| Arc::new(Upload::new(begun)));
+        Ok(Self { incoming, left, upload, hidden: Hidden::default(), invitation: None, returned: None })
     }
 
     /// Sends `invitation` when the body is waited for first.
@@ -112,17 +106,24 @@ impl RequestBody {
         self
     }
 
-    pub(super) fn upload(&self) -> Arc<Upload> {
-        Arc::clone(&self.upload)
+    /// How its sending goes; `None` when there is nothing to send.
+    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+        self.upload.clone()
+    }
+
+    fn progress(&self, state: UploadState) {
+        if let Some(upload) = &self.upload {
+            upload.progress(state);
+        }
     }
 
     fn take(&mut self, piece: &Bytes) -> Result<(), BodyError> {
         let Some(left) = self.left.checked_sub(piece.len() as u64) else {
-            self.upload.progress(UploadState::TooLarge);
+            self.progress(UploadState::TooLarge);
             return Err(BodyError::TooLarge);
         };
         self.left = left;
-        self.upload.progress(if self.incoming.is_end_stream() { UploadState::Done } else { UploadState::Running });
+        self.progress(if self.incoming.is_end_stream() { UploadState::Done } else { UploadState::Running });
         Ok(())
     }
 
@@ -131,7 +132,7 @@ impl RequestBody {
         let prepared = trailers::prepare_request(&mut trailers, |name| {
             headers::carries_key(name.as_str(), key_fields.iter()) || is_one_of(name, overridden)
         });
-        self.upload.progress(if prepared.is_ok() { UploadState::Done } else { UploadState::TooLarge });
+        self.progress(if prepared.is_ok() { UploadState::Done } else { UploadState::TooLarge });
         prepared?;
         Ok(Frame::trailers(trailers))
     }
@@ -167,8 +168,8 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.upload.poll_lost(cx).is_ready() {
-            self.upload.progress(UploadState::Broken);
+        if self.upload.as_ref().is_some_and(|upload| upload.poll_lost(cx).is_ready()) {
+            self.progress(UploadState::Broken);
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
         if let Some(frame) = self.take_returned() {
@@ -182,12 +183,12 @@ impl HttpBody for RequestBody {
                 Poll::Pending
             }
             Poll::Ready(None) => {
-                self.upload.progress(UploadState::Done);
+                self.progress(UploadState::Done);
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
                 let state = if is_timeout(&error) { UploadState::TimedOut } else { UploadState::Broken };
-                self.upload.progress(state);
+                self.progress(state);
                 Poll::Ready(Some(Err(BodyError::Broken(error))))
             }
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(match frame.into_data() {
@@ -219,7 +220,7 @@ pub(super) fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 /// The body of a response, with the account of its request: dropping it ends the request.
 pub struct Body {
     kind: BodyKind,
-    account: Option<Account>,
+    account: Option<Box<Account>>,
 }
 
 enum BodyKind {
@@ -264,7 +265,7 @@ impl Body {
         Self { kind: BodyKind::Tunnel(opening), account: None }
     }
 
-    pub(super) fn charged_to(self, mut account: Account) -> Self {
+    pub(super) fn charged_to(self, mut account: Box<Account>) -> Self {
         account.answered = Some(Instant::now());
         if let BodyKind::Tunnel(opening) = self.kind {
             opening.charge_to(account);

@@ -84,19 +84,18 @@ impl Door {
         let sent = Instant::now();
         account.sent = Some(sent);
         let blame = Blame::default();
-        // In a place of its own: each of those that wait for it would keep room for it twice, and a connection of HTTP/1
-        // has its room for a request even while it is idle.
-        let sending = Box::pin(route.upstream.send(Request::from_parts(parts, body), self.worker, &blame));
+        // Lent to those that wait for it: each of them would keep room for it twice.
+        let mut sending = pin!(route.upstream.send(Request::from_parts(parts, body), self.worker, &blame));
         let interims = Interims { client_version, fields: &response_fields };
-        let wait = Wait { exchange, route, run, upload: &upload, blame: &blame, interims, sent, until };
-        let answer = wait.for_head(sending).await;
+        let wait = Wait { exchange, route, run, upload: upload.as_deref(), blame: &blame, interims, sent, until };
+        let answer = wait.for_head(sending.as_mut()).await;
         let waited = sent.elapsed();
         account.elsewhere = waited;
         account.upstream_time = Some(waited);
         let (response, lease) = answer?;
         route.upstream.metrics.answered(waited);
         account.body_unread = false;
-        account.upload = Some(upload);
+        account.upload = upload;
         account.status = response.status().as_u16();
         let streaming = Streaming { exchange, route, until, client_version, takes_trailers, response_fields };
         if upgrades && response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -139,7 +138,8 @@ struct Wait<'w> {
     exchange: &'w Exchange,
     route: &'w Route,
     run: Option<&'w Run>,
-    upload: &'w Arc<Upload>,
+    /// `None` without a body.
+    upload: Option<&'w Upload>,
     blame: &'w Blame,
     interims: Interims<'w>,
     sent: Instant,
@@ -148,7 +148,10 @@ struct Wait<'w> {
 
 impl Wait<'_> {
     /// As long as the key admits the request: a long poll may wait for hours.
-    async fn for_head(&self, sending: impl Future<Output = Result<Answer, UpstreamError>>) -> Result<Answer, Refusal> {
+    async fn for_head(
+        &self,
+        sending: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
+    ) -> Result<Answer, Refusal> {
         let answering = self.for_answer(sending);
         match self.run {
             Some(run) => run.unless_lost(answering).await?,
@@ -158,9 +161,8 @@ impl Wait<'_> {
 
     async fn for_answer(
         &self,
-        sending: impl Future<Output = Result<Answer, UpstreamError>>,
+        mut sending: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
     ) -> Result<Answer, Refusal> {
-        let mut sending = pin!(sending);
         let mut since = self.sent;
         loop {
             let patience = self.route.settings.response_timeout.map(|timeout| since + timeout);
@@ -182,7 +184,7 @@ impl Wait<'_> {
                 // The patience with the upstream begins when it has the whole request; that with the client is the
                 // connection's own, and ends in an error of its body.
                 Err(_) if self.is_for_client() => since = Instant::now(),
-                Err(_) if self.upload.last_progress() > since => since = self.upload.last_progress(),
+                Err(_) if self.upload_progress() > Some(since) => since = self.upload_progress().unwrap_or(since),
                 // Also when it stopped taking the body: that is no fault of the client's.
                 Err(_) => {
                     self.blame.lay();
@@ -207,12 +209,20 @@ impl Wait<'_> {
 
     /// Whether it is the client's body that everybody waits for, and not an upstream that takes nothing of it.
     fn is_for_client(&self) -> bool {
-        self.upload.state() == UploadState::Running && self.exchange.timer().is_awaiting_client()
+        self.upload_state() == UploadState::Running && self.exchange.timer().is_awaiting_client()
+    }
+
+    fn upload_state(&self) -> UploadState {
+        self.upload.map_or(UploadState::Done, Upload::state)
+    }
+
+    fn upload_progress(&self) -> Option<Instant> {
+        self.upload.map(Upload::last_progress)
     }
 
     /// Whose fault it was: a client that broke off its body makes the exchange fail too.
     fn refusal(&self, error: &UpstreamError) -> Refusal {
-        match self.upload.state() {
+        match self.upload_state() {
             UploadState::Broken => return Refusal::BodyBroken,
             UploadState::TimedOut => return Refusal::BodyTimeout,
             UploadState::TooLarge => {

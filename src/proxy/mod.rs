@@ -125,8 +125,10 @@ impl Door {
         let head = Head { parts: &parts, origin, now: account.started };
         if gate.manages(self.listener, parts.uri.path()) {
             account.enter_managed(gate);
-            let caller = self.admit_call(gate, head, account).await?;
-            return self.manage(Call { gate, exchange, parts, origin, caller, epoch }, body, account).await;
+            let caller = Box::pin(self.admit_call(gate, head, account)).await?;
+            let call = Call { gate, exchange, parts, origin, caller, epoch };
+            // In a place of its own: few requests need the room, and all would have it.
+            return Box::pin(self.manage(call, body, account)).await;
         }
         // Nothing is proxied from there, also when a reload has just moved the key API away.
         if self.listener == ListenerName::Ops {
@@ -144,7 +146,7 @@ impl Door {
         self.forward(admitted, Passage { gate, exchange, parts, origin, epoch }, body, account).await
     }
 
-    fn refuse(&self, refusal: Refusal, dialect: Dialect, gate: &Gate, mut account: Account) -> Response<Body> {
+    fn refuse(&self, refusal: Refusal, dialect: Dialect, gate: &Gate, mut account: Box<Account>) -> Response<Body> {
         self.count(&refusal, gate, &account);
         let closes = refusal.closes_connection() || account.body_unread;
         let request_id = *account.request_id.get_or_insert_with(RequestId::new);

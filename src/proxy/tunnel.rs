@@ -60,7 +60,7 @@ pub(super) async fn open(
 
 impl Opening {
     /// The connection belongs to the tunnel from now on, and the request with it.
-    pub(super) fn charge_to(self, account: Account) {
+    pub(super) fn charge_to(self, account: Box<Account>) {
         let Self { upstream, lease, exchange } = self;
         let tunnel =
             Tunnel { account, upstream, up: Flow::new(), down: Flow::new(), exchange: exchange.clone(), _lease: lease };
@@ -69,7 +69,7 @@ impl Opening {
 }
 
 struct Tunnel {
-    account: Account,
+    account: Box<Account>,
     upstream: TokioIo<Upgraded>,
     up: Flow,
     down: Flow,

@@ -43,8 +43,9 @@ const STATES: [UploadState; 5] =
     [UploadState::Broken, UploadState::Done, UploadState::Running, UploadState::TimedOut, UploadState::TooLarge];
 
 impl Upload {
-    pub(super) fn new(begun: Instant, state: UploadState) -> Self {
-        Self { begun, progress: AtomicU64::new(0), state: AtomicU8::new(state as u8), rest: Mutex::default() }
+    pub(super) fn new(begun: Instant) -> Self {
+        let state = AtomicU8::new(UploadState::Running as u8);
+        Self { begun, progress: AtomicU64::new(0), state, rest: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> UploadState {

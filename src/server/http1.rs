@@ -151,7 +151,8 @@ impl<H: Handler> Service<H> {
         let busy = Busy::new(Arc::clone(&self.watch));
         let handler = self.handler.clone();
         async move {
-            let mut response = handler.handle(request, exchange).await;
+            // In a place of its own: hyper keeps room for this future also while the connection is idle.
+            let mut response = Box::pin(handler.handle(request, exchange)).await;
             if busy.0.has_aside() && busy.0.is_behind() {
                 // Its place has passed: what hyper still has goes out together with this response.
                 drop(busy.0.take_aside());

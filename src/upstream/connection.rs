@@ -58,7 +58,8 @@ impl<B: RequestContent> Connection<B> {
     ) -> Result<Response<ResponseBody>, Failure<B>> {
         match self {
             Self::Http1(connection) => connection.send(request, interims).await,
-            Self::Http2(stream) => stream.send(request, interims).await,
+            // In a place of its own: a request over HTTP/1 would have the room too.
+            Self::Http2(stream) => Box::pin(stream.send(request, interims)).await,
         }
     }
 }

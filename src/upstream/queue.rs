@@ -54,6 +54,11 @@ impl Queue {
         if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(Place { _permit: permit });
         }
+        // In a place of its own: few requests need the room, and all would have it.
+        Box::pin(self.enter_late(blame)).await
+    }
+
+    async fn enter_late(&self, blame: &Blame) -> Result<Place, UpstreamError> {
         let _waiting = self.wait().ok_or(UpstreamError::QueueFull)?;
         blame.wait_for_turn();
         let place = tokio::time::timeout(self.timeout, Arc::clone(&self.places).acquire_owned()).await;

@@ -178,7 +178,8 @@ impl<B: RequestContent> Target<B> {
         // An unused connection of another worker's makes room: what is bounded is there to be used.
         let slot = OpenSlot::enter(&self.open, self.settings.connections_max).or_else(|| self.pools.evict());
         let slot = slot.ok_or(UpstreamError::Busy)?;
-        let connection = connection::open(&self.dialer, protocol, &self.settings, slot).await?;
+        // In a place of its own: few requests need the room, and all would have it.
+        let connection = Box::pin(connection::open(&self.dialer, protocol, &self.settings, slot)).await?;
         self.standing.was_connected();
         Ok(connection)
     }
