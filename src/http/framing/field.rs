@@ -116,3 +116,23 @@ pub(super) fn is_value(byte: u8) -> bool {
 fn is_control(byte: u8) -> bool {
     byte < 0x20 || byte == 0x7f
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn value_ends_at_its_first_control_character_wherever_that_is() {
+        for byte in 0..=u8::MAX {
+            for at in 0..20 {
+                for filler in [b'a', b'\t', 0x80, 0xff] {
+                    let mut bytes = [filler; 20];
+                    bytes[at] = byte;
+                    bytes[19] = 0x7f;
+                    let expected = if is_value(byte) || at == 19 { 19 } else { at };
+                    assert_eq!(value_len(&bytes), expected, "{byte:#x} at {at} in {filler:#x}");
+                }
+            }
+        }
+    }
+}
