@@ -18,6 +18,7 @@ use crate::keyring::Identity;
 use crate::settings::settings;
 
 use super::forwarded::{self, X_FORWARDED_FOR};
+use super::names::Names;
 
 pub use super::forwarded::is_trusted;
 
@@ -245,74 +246,84 @@ pub(super) fn plain_byte(byte: u8) -> u8 {
 }
 
 fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-'
+    const PLAIN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'-';
+            byte += 1;
+        }
+        table
+    };
+    PLAIN[usize::from(byte)]
 }
 
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    ) || name == DISARMED
+    static HOP_BY_HOP: Names = Names::new(&[
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        DISARMED,
+    ]);
+    HOP_BY_HOP.contain(name)
 }
 
 /// Fields that make some back ends take another method or path than those that were matched, or (`Proxy`, read as
 /// `HTTP_PROXY` by CGI) go elsewhere. `Expect` is answered here.
 pub(super) fn changes_meaning(name: &str) -> bool {
-    matches!(
-        name,
-        "expect"
-            | "proxy"
-            | "x-http-method"
-            | "x-http-method-override"
-            | "x-http-path-override"
-            | "x-method-override"
-            | "x-original-method"
-            | "x-original-uri"
-            | "x-original-url"
-            | "x-rewrite-url"
-    )
+    static CHANGING: Names = Names::new(&[
+        "expect",
+        "proxy",
+        "x-http-method",
+        "x-http-method-override",
+        "x-http-path-override",
+        "x-method-override",
+        "x-original-method",
+        "x-original-uri",
+        "x-original-url",
+        "x-rewrite-url",
+    ]);
+    CHANGING.contain(name)
 }
 
 /// Fields in which a proxy tells who or where its client is. Of anybody else it is a claim that a back end could believe.
 fn is_claim_of_origin(name: &str) -> bool {
     const BEHIND_X: [&str; 7] =
         ["auth-request-", "envoy-", "forwarded-", "original-", "remote-", "ssl-client-", "webauth-"];
+    static CLAIMS: Names = Names::new(&[
+        "cf-connecting-ip",
+        "client-ip",
+        "fastly-client-ip",
+        "forwarded",
+        "forwarded-for",
+        "front-end-https",
+        "proxy-client-ip",
+        "remote-email",
+        "remote-groups",
+        "remote-name",
+        "remote-user",
+        "true-client-ip",
+        "wl-proxy-client-ip",
+        "x-authenticated-user",
+        "x-azure-clientip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-forwarded",
+        "x-host",
+        "x-originating-ip",
+        "x-real-ip",
+        "x-scheme",
+        "x-url-scheme",
+    ]);
     name.strip_prefix("x-").is_some_and(|rest| BEHIND_X.iter().any(|prefix| rest.starts_with(prefix)))
         || name.starts_with("ssl-client-")
-        || matches!(
-            name,
-            "cf-connecting-ip"
-                | "client-ip"
-                | "fastly-client-ip"
-                | "forwarded"
-                | "forwarded-for"
-                | "front-end-https"
-                | "proxy-client-ip"
-                | "remote-email"
-                | "remote-groups"
-                | "remote-name"
-                | "remote-user"
-                | "true-client-ip"
-                | "wl-proxy-client-ip"
-                | "x-authenticated-user"
-                | "x-azure-clientip"
-                | "x-client-ip"
-                | "x-cluster-client-ip"
-                | "x-forwarded"
-                | "x-host"
-                | "x-originating-ip"
-                | "x-real-ip"
-                | "x-scheme"
-                | "x-url-scheme"
-        )
+        || CLAIMS.contain(name)
 }
 
 /// What is said of it already is a trusted peer's by now, and stays.

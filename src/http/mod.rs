@@ -6,6 +6,7 @@ mod forwarded;
 pub mod framing;
 mod grpc;
 pub mod headers;
+mod names;
 pub mod overrides;
 pub mod pieces;
 mod problem;
