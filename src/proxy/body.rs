@@ -91,19 +91,18 @@ impl RequestBody {
     }
 
     /// Sends `invitation` when the body is waited for first.
-    pub(super) fn inviting(self, invitation: Option<Invitation>) -> Self {
-        Self { invitation, ..self }
+    pub(super) fn invite_with(&mut self, invitation: Option<Invitation>) {
+        self.invitation = invitation;
     }
 
     /// Keeps the upstream from getting trailers that one of `sources` reads keys from, or that `rules` are about: what
     /// is true of a field is true of it behind the body.
-    pub(super) fn hiding<'s>(mut self, sources: impl Iterator<Item = &'s Source>, rules: &FieldRules) -> Self {
+    pub(super) fn hide<'s>(&mut self, sources: impl Iterator<Item = &'s Source>, rules: &FieldRules) {
         if !self.incoming.is_end_stream() {
             let in_fields = sources.filter(|source| matches!(source, Source::Header(_)));
             self.hidden.key_fields.extend(in_fields.cloned());
             self.hidden.overridden.extend(rules.names().cloned());
         }
-        self
     }
 
     /// How its sending goes; `None` when there is nothing to send.
@@ -265,15 +264,19 @@ impl Body {
         Self { kind: BodyKind::Tunnel(opening), account: None }
     }
 
-    pub(super) fn charged_to(self, mut account: Box<Account>) -> Self {
+    /// Ends with the body what `account` is of, or with the tunnel that it stands for.
+    pub(super) fn charge_to(&mut self, mut account: Box<Account>) {
         account.answered = Some(Instant::now());
-        if let BodyKind::Tunnel(opening) = self.kind {
-            opening.charge_to(account);
-            return Self::local(Bytes::new());
+        if matches!(self.kind, BodyKind::Tunnel(_)) {
+            let kind = std::mem::replace(&mut self.kind, BodyKind::Local(Full::default()));
+            if let BodyKind::Tunnel(opening) = kind {
+                opening.charge_to(account);
+            }
+            return;
         }
         // Nobody asks for the body of what answers a HEAD.
         account.complete = account.is_head || self.is_end_stream();
-        Self { account: Some(account), ..self }
+        self.account = Some(account);
     }
 }
 

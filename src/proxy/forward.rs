@@ -2,6 +2,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRAILER, TRANSFER_ENCODING};
@@ -56,10 +57,10 @@ impl Door {
         let route = admitted.route;
         let Passage { gate, exchange, mut parts, origin, epoch } = passage;
         let max = route.settings.max_body;
-        let body = RequestBody::new(body, max, account.started)
+        let mut body = RequestBody::new(body, max, account.started)
             .map_err(|_| Refusal::BodyTooLarge { max: max.map_or(u64::MAX, |max| max.0) })?;
-        let body = body.hiding(gate.sources.iter().chain(&route.settings.sources), &route.settings.rewrite.request);
-        let body = body.inviting(exchange.invitation());
+        body.hide(gate.sources.iter().chain(&route.settings.sources), &route.settings.rewrite.request);
+        body.invite_with(exchange.invitation());
         let trailer_terms = headers::TrailerTerms::of(&parts.headers);
         let peer = exchange.connection().peer_text();
         let response_fields = rewrite::prepare(&admitted, gate, origin, peer, &mut parts, &mut account.request_id)?;
@@ -87,8 +88,9 @@ impl Door {
         // Lent to those that wait for it: each of them would keep room for it twice.
         let mut sending = pin!(route.upstream.send(Request::from_parts(parts, body), self.worker, &blame));
         let interims = Interims { client_version, fields: &response_fields };
-        let wait = Wait { exchange, route, run, upload: upload.as_deref(), blame: &blame, interims, sent, until };
-        let answer = wait.for_head(sending.as_mut()).await;
+        let mut wait =
+            Wait { exchange, route, run, upload: upload.as_deref(), blame: &blame, interims, since: sent, until };
+        let answer = std::future::poll_fn(|cx| wait.poll_head(sending.as_mut(), cx)).await;
         let waited = sent.elapsed();
         account.elsewhere = waited;
         account.upstream_time = Some(waited);
@@ -142,69 +144,73 @@ struct Wait<'w> {
     upload: Option<&'w Upload>,
     blame: &'w Blame,
     interims: Interims<'w>,
-    sent: Instant,
+    /// When the patience with the upstream began.
+    since: Instant,
     until: Option<Instant>,
 }
 
 impl Wait<'_> {
-    /// As long as the key admits the request: a long poll may wait for hours.
-    async fn for_head(
-        &self,
-        sending: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
-    ) -> Result<Answer, Refusal> {
-        let answering = self.for_answer(sending);
-        match self.run {
-            Some(run) => run.unless_lost(answering).await?,
-            None => answering.await,
-        }
-    }
-
-    async fn for_answer(
-        &self,
+    /// As long as the key admits the request: a long poll may wait for hours. One function, and not one future around
+    /// another, since each would hand the answer on as a copy.
+    fn poll_head(
+        &mut self,
         mut sending: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
-    ) -> Result<Answer, Refusal> {
-        let mut since = self.sent;
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Answer, Refusal>> {
+        if let Some(Poll::Ready(lost)) = self.run.map(|run| run.poll_lost(cx)) {
+            return Poll::Ready(Err(lost.into()));
+        }
         loop {
-            let patience = self.route.settings.response_timeout.map(|timeout| since + timeout);
+            let patience = self.route.settings.response_timeout.map(|timeout| self.since + timeout);
             // The client's body has a deadline of its own, which is heard of as this one.
-            let at = patience.into_iter().chain(self.until).min().unwrap_or(since + FOREVER);
-            match self.exchange.bounded(at, self.telling_interims(sending.as_mut())).await {
-                Ok(answer) => return answer.map_err(|error| self.refusal(&error)),
-                Err(_) if self.exchange.timer().has_body_timed_out() => return Err(Refusal::BodyTimeout),
-                Err(_) if self.until.is_some_and(|until| Instant::now() >= until) => {
-                    if !self.is_for_client() {
-                        self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
-                    }
-                    return Err(Refusal::RequestTimeout);
-                }
-                // An upstream owes nothing for a request that waits here for its turn.
-                Err(_) if self.blame.turn().is_some_and(|turn| turn > since) => {
-                    since = self.blame.turn().unwrap_or(since);
-                }
-                // The patience with the upstream begins when it has the whole request; that with the client is the
-                // connection's own, and ends in an error of its body.
-                Err(_) if self.is_for_client() => since = Instant::now(),
-                Err(_) if self.upload_progress() > Some(since) => since = self.upload_progress().unwrap_or(since),
-                // Also when it stopped taking the body: that is no fault of the client's.
-                Err(_) => {
-                    self.blame.lay();
-                    self.route.upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
-                    return Err(Refusal::UpstreamTimeout);
-                }
+            let at = patience.into_iter().chain(self.until).min().unwrap_or(self.since + FOREVER);
+            let polled = sending.as_mut().poll(cx);
+            self.pass_interims_on();
+            match ready!(self.exchange.timer().poll_bounded(at, cx, polled)) {
+                Ok(answer) => return Poll::Ready(answer.map_err(|error| self.refusal(&error))),
+                Err(_) => match self.elapsed() {
+                    Ok(since) => self.since = since,
+                    Err(refusal) => return Poll::Ready(Err(refusal)),
+                },
             }
         }
     }
 
-    async fn telling_interims<T>(&self, mut sending: Pin<&mut impl Future<Output = T>>) -> T {
-        std::future::poll_fn(|cx| {
-            let poll = sending.as_mut().poll(cx);
-            let interims = self.blame.interims().take();
-            if !interims.is_empty() {
-                self.interims.pass_on(interims, self.exchange);
+    fn pass_interims_on(&self) {
+        let interims = self.blame.interims().take();
+        if !interims.is_empty() {
+            self.interims.pass_on(interims, self.exchange);
+        }
+    }
+
+    /// When the patience with the upstream begins anew after a wait that has elapsed; or that it is over.
+    fn elapsed(&self) -> Result<Instant, Refusal> {
+        let upstream = &self.route.upstream;
+        if self.exchange.timer().has_body_timed_out() {
+            return Err(Refusal::BodyTimeout);
+        }
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            if !self.is_for_client() {
+                upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
             }
-            poll
-        })
-        .await
+            return Err(Refusal::RequestTimeout);
+        }
+        // An upstream owes nothing for a request that waits here for its turn.
+        if let Some(turn) = self.blame.turn().filter(|turn| *turn > self.since) {
+            return Ok(turn);
+        }
+        // The patience with the upstream begins when it has the whole request; that with the client is the connection's
+        // own, and ends in an error of its body.
+        if self.is_for_client() {
+            return Ok(Instant::now());
+        }
+        if let Some(progress) = self.upload.map(Upload::last_progress).filter(|progress| *progress > self.since) {
+            return Ok(progress);
+        }
+        // Also when it stopped taking the body: that is no fault of the client's.
+        self.blame.lay();
+        upstream.metrics.failed(UpstreamFailure::ResponseTimeout);
+        Err(Refusal::UpstreamTimeout)
     }
 
     /// Whether it is the client's body that everybody waits for, and not an upstream that takes nothing of it.
@@ -214,10 +220,6 @@ impl Wait<'_> {
 
     fn upload_state(&self) -> UploadState {
         self.upload.map_or(UploadState::Done, Upload::state)
-    }
-
-    fn upload_progress(&self) -> Option<Instant> {
-        self.upload.map(Upload::last_progress)
     }
 
     /// Whose fault it was: a client that broke off its body makes the exchange fail too.

@@ -72,7 +72,10 @@ impl Handler for Door {
         let dialect = Dialect::of(&request);
         let mut account = Account::open(&self.proxy.metrics, &gate, &request, &exchange);
         match self.serve(&gate, &exchange, request, &mut account).await {
-            Ok(response) => response.map(|body| body.charged_to(account)),
+            Ok(mut response) => {
+                response.body_mut().charge_to(account);
+                response
+            }
             Err(refusal) => self.refuse(refusal, dialect, &gate, account),
         }
     }
@@ -159,7 +162,9 @@ impl Door {
         if closes {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response.map(|body| Body::local(body).charged_to(account))
+        let mut response = response.map(Body::local);
+        response.body_mut().charge_to(account);
+        response
     }
 
     fn count(&self, refusal: &Refusal, gate: &Gate, account: &Account) {
