@@ -3,18 +3,12 @@
 
 #![no_main]
 
-use std::cell::RefCell;
-use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-
+use bytes::Bytes;
 use http::Method;
 use libfuzzer_sys::fuzz_target;
-use portcullis::http::framing::{BadResponse, GuardedUpstream, ResponseLimits};
+use portcullis::http::framing::{BadResponse, Part, ResponseLimits, Responses};
 use portcullis_fuzz::http1::{self, Framing};
 use portcullis_fuzz::pieces;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const LIMITS: ResponseLimits = ResponseLimits { head_bytes_max: 2 << 10, fields_max: 20 };
 
@@ -45,31 +39,30 @@ struct Verdict {
 }
 
 fn run(pieces: &[&[u8]], asked: Asked) -> Verdict {
-    let coming = Pieces::default();
-    let mut guarded = GuardedUpstream::new(Socket(Rc::clone(&coming)), LIMITS);
-    let state = guarded.state();
-    state.announce(if asked == Asked::Head { &Method::HEAD } else { &Method::GET });
+    let mut responses = Responses::new(LIMITS);
+    responses.announce(if asked == Asked::Head { &Method::HEAD } else { &Method::GET });
     if asked == Asked::WebSocket {
-        state.announce_upgrade();
+        responses.announce_upgrade();
     }
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(Pin::new(&mut guarded).poll_write(&mut cx, b"GET / HTTP/1.1\r\n\r\n").is_ready(), "the request is written");
-    *coming.borrow_mut() = pieces.iter().rev().map(|piece| piece.to_vec()).collect();
-    let (mut passed, mut bad) = (Vec::new(), None);
-    loop {
-        let mut room = [0; 700];
-        let mut buf = ReadBuf::new(&mut room);
-        match Pin::new(&mut guarded).poll_read(&mut cx, &mut buf) {
-            Poll::Pending => break,
-            Poll::Ready(Ok(())) => passed.extend_from_slice(buf.filled()),
-            Poll::Ready(Err(error)) => {
-                bad = BadResponse::of(&error);
-                assert!(bad.is_some(), "the socket has no faults: {error}");
-                break;
-            }
+    let (mut held, mut passed) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        held.extend_from_slice(piece);
+        while !held.is_empty() {
+            let len = match responses.next(&held) {
+                Err(bad) => return Verdict { passed, bad: Some(bad), is_clean: false },
+                Ok(Part::Partial) => break,
+                Ok(Part::Data(len) | Part::Framing(len) | Part::Interim(len, _) | Part::Trailers(len, _)) => len,
+                Ok(Part::Head(len)) => {
+                    let head = Bytes::copy_from_slice(&held);
+                    responses.head(&head).expect("what is valid can be read");
+                    len
+                }
+            };
+            assert!(len > 0, "a part has bytes");
+            passed.extend(held.drain(..len));
         }
     }
-    Verdict { passed, bad, is_clean: state.is_clean() }
+    Verdict { passed, bad: None, is_clean: responses.is_reusable() }
 }
 
 fn check(verdict: &Verdict, bytes: &[u8], asked: Asked) {
@@ -114,38 +107,5 @@ fn check_body(verdict: &Verdict, head: &http1::Message, status: u16, at: usize, 
     if verdict.is_clean {
         assert!(verdict.bad.is_none(), "bytes that belong to nobody: {verdict:?}");
         assert!(!head.values("connection").iter().any(says_close), "it says that it closes: {verdict:?}");
-    }
-}
-
-/// The last one is the next.
-type Pieces = Rc<RefCell<Vec<Vec<u8>>>>;
-
-/// Gives its pieces one by one, and then waits: the upstream keeps the connection.
-struct Socket(Pieces);
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut pieces = self.0.borrow_mut();
-        let Some(mut piece) = pieces.pop() else { return Poll::Pending };
-        let rest = piece.split_off(piece.len().min(buf.remaining()));
-        buf.put_slice(&piece);
-        if !rest.is_empty() {
-            pieces.push(rest);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

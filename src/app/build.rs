@@ -15,7 +15,7 @@ use crate::key::KeySecret;
 use crate::keyring::{ChangeError, Keyring};
 use crate::limit::{Bucket, Failures, Quota};
 use crate::metrics::{LOCAL, Metrics, NO_ROUTE};
-use crate::proxy::{Gate, HostName, RequestBody, Route, RouteLimit, RouteSettings};
+use crate::proxy::{Gate, HostName, Route, RouteLimit, RouteSettings};
 use crate::route::{Pattern, Table};
 use crate::settings::read_file;
 use crate::store::{self, SledStore, Store, StoreError};
@@ -109,7 +109,7 @@ pub(super) fn gate(
         upstream.with_context(|| format!("upstream.{name}.tls"))
     };
     let upstreams = config.upstreams.iter().map(succeed);
-    let upstreams: Vec<Arc<Upstream<RequestBody>>> = upstreams.collect::<Result<_, _>>()?;
+    let upstreams: Vec<Arc<Upstream>> = upstreams.collect::<Result<_, _>>()?;
     let buckets = before.map(|(_, gate)| buckets(gate)).unwrap_or_default();
     let route = |(pattern, line): (&Pattern, &RouteConfig)| {
         let upstream = Arc::clone(&upstreams[line.upstream]);

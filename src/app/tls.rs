@@ -104,7 +104,7 @@ async fn keep_current(servers: Vec<Arc<Server>>, interval: Duration) {
 }
 
 /// Tells when the certificates end that upstreams are shown, once these are in use.
-pub(super) fn tell_upstream_certificates<B>(upstreams: &[Arc<Upstream<B>>], metrics: &Metrics) {
+pub(super) fn tell_upstream_certificates(upstreams: &[Arc<Upstream>], metrics: &Metrics) {
     let shown = upstreams.iter().filter_map(|upstream| Some((upstream.name.as_str(), upstream.own_certificate()?)));
     let told = shown.map(|(upstream, own)| {
         let (file, expiry) = (own.path.display().to_string(), own.expiry);

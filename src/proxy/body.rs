@@ -232,7 +232,7 @@ enum BodyKind {
 /// A body that an upstream is still sending.
 pub(super) struct Streamed {
     pub(super) incoming: ResponseBody,
-    pub(super) lease: Option<Lease<RequestBody>>,
+    pub(super) lease: Option<Lease>,
     pub(super) timer: Timer,
     /// The longest wait between two pieces; `None`: as long as it takes.
     pub(super) body_timeout: Option<Duration>,
@@ -245,6 +245,8 @@ pub(super) struct Streamed {
     /// Fields that the route sets or removes.
     pub(super) overridden: Vec<HeaderName>,
     pub(super) metrics: Arc<crate::metrics::UpstreamMetrics>,
+    /// Why there is no more of it, until the client's side of the machine has delivered what there was.
+    pub(super) cut: Option<CutError>,
 }
 
 impl Body {
@@ -342,6 +344,9 @@ impl Streamed {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.cut.take() {
+            return Poll::Ready(Some(Err(BodyError::Cut(error))));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => self.wait(cx),
             Poll::Ready(None) => {
@@ -351,7 +356,10 @@ impl Streamed {
             Poll::Ready(Some(Err(error))) => {
                 self.metrics.failed(UpstreamFailure::BodyCut);
                 tracing::debug!(error = %error, "the upstream's body broke off");
-                Poll::Ready(Some(Err(BodyError::Cut(error))))
+                // hyper drops what it has not written when a body fails, be it the head.
+                self.cut = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             // A client that takes little at a time may never leave us waiting for the upstream.
             Poll::Ready(Some(Ok(_))) if self.until.is_some_and(|until| Instant::now() >= until) => {
@@ -396,7 +404,7 @@ impl Streamed {
 
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.finish();
+            lease.finish(&mut self.incoming);
         }
     }
 }

@@ -37,13 +37,10 @@ pub(super) struct Passage<'p> {
     pub(super) epoch: u64,
 }
 
-/// How long an upstream's connection may take to be handed over after its 101: it is all here already.
-const SWITCH_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Longer than any wait.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
-type Answer = (Response<ResponseBody>, Lease<RequestBody>);
+type Answer = (Response<ResponseBody>, Lease);
 
 impl Door {
     /// Forwards a request that has a [`Permit`].
@@ -101,7 +98,7 @@ impl Door {
         account.status = response.status().as_u16();
         let streaming = Streaming { exchange, route, until, client_version, takes_trailers, response_fields };
         if upgrades && response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return streaming.switch(response, lease).await;
+            return streaming.switch(response, lease);
         }
         if let Some(run) = &account.run {
             run.sever_when_lost(exchange.timer());
@@ -262,22 +259,13 @@ struct Streaming<'s> {
 }
 
 impl Streaming<'_> {
-    async fn switch(
-        self,
-        response: Response<ResponseBody>,
-        lease: Lease<RequestBody>,
-    ) -> Result<Response<Body>, Refusal> {
-        let until = Instant::now() + SWITCH_TIMEOUT;
-        let mut answer = tunnel::open(response, lease, self.exchange, until).await?;
+    fn switch(self, response: Response<ResponseBody>, lease: Lease) -> Result<Response<Body>, Refusal> {
+        let mut answer = tunnel::open(response, lease, self.exchange)?;
         self.response_fields.apply(answer.headers_mut());
         Ok(answer)
     }
 
-    fn pass_on(
-        self,
-        mut response: Response<ResponseBody>,
-        lease: Lease<RequestBody>,
-    ) -> Result<Response<Body>, Refusal> {
+    fn pass_on(self, mut response: Response<ResponseBody>, lease: Lease) -> Result<Response<Body>, Refusal> {
         let upstream = &self.route.upstream;
         // No request of ours asks for another protocol, so an upstream that switches to one has lost its way.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -313,6 +301,7 @@ impl Streaming<'_> {
                 resets_when_cut: self.client_version == Version::HTTP_10,
                 overridden,
                 metrics: Arc::clone(&upstream.metrics),
+                cut: None,
             })
         }))
     }

@@ -15,14 +15,13 @@ use crate::route::Table;
 use crate::upstream::Upstream;
 
 use super::admit::host_name;
-use super::body::RequestBody;
 use super::settings::{HostName, RouteSettings, Settings};
 
 /// Everything that a request is judged by.
 pub struct Gate {
     pub table: Table<Route>,
     /// Those that the routes lead to, and those that none leads to.
-    pub upstreams: Vec<Arc<Upstream<RequestBody>>>,
+    pub upstreams: Vec<Arc<Upstream>>,
     pub requests: Settings,
     pub sources: Vec<Source>,
     pub challenge: Challenge,
@@ -49,7 +48,7 @@ pub struct Route {
     pub settings: RouteSettings,
     /// That of `settings`, for requests that outlive this table.
     pub requirement: Arc<Requirement>,
-    pub upstream: Arc<Upstream<RequestBody>>,
+    pub upstream: Arc<Upstream>,
     pub metrics: Arc<RouteMetrics>,
     /// What the requests of the route are allowed together; `None` is without limit.
     pub limit: Option<RouteLimit>,

@@ -6,20 +6,17 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::{Refusal, headers};
 use crate::server::{self, ClientSocket, Exchange};
-use crate::upstream::{Lease, ResponseBody};
+use crate::upstream::{Lease, ResponseBody, Switched};
 
 use super::account::Account;
-use super::body::{Body, RequestBody};
+use super::body::Body;
 
 /// What each direction may have in hand: a slow side slows the other, and nothing else grows.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -32,24 +29,22 @@ pub(super) fn ask(headers: &mut HeaderMap) {
 
 /// A tunnel whose client has not been told yet.
 pub(super) struct Opening {
-    upstream: TokioIo<Upgraded>,
-    lease: Lease<RequestBody>,
+    upstream: Switched,
+    lease: Lease,
     exchange: Exchange,
 }
 
-/// Takes over the connection of an upstream that has switched protocols. `until` bounds the wait for it.
+/// Takes over the connection of an upstream that has switched protocols.
 ///
 /// # Errors
 /// When it has not.
-pub(super) async fn open(
+pub(super) fn open(
     mut response: Response<ResponseBody>,
-    lease: Lease<RequestBody>,
+    lease: Lease,
     exchange: &Exchange,
-    until: Instant,
 ) -> Result<Response<Body>, Refusal> {
-    let upgrading = exchange.bounded(until, hyper::upgrade::on(&mut response)).await;
-    let Ok(Ok(upgraded)) = upgrading else { return Err(Refusal::UpstreamInvalid) };
-    let opening = Opening { upstream: TokioIo::new(upgraded), lease, exchange: exchange.clone() };
+    let upstream = response.body_mut().take_switched().ok_or(Refusal::UpstreamInvalid)?;
+    let opening = Opening { upstream, lease, exchange: exchange.clone() };
     let (mut parts, _empty) = response.into_parts();
     headers::prepare_response(&mut parts.headers);
     ask(&mut parts.headers);
@@ -70,12 +65,12 @@ impl Opening {
 
 struct Tunnel {
     account: Box<Account>,
-    upstream: TokioIo<Upgraded>,
+    upstream: Switched,
     up: Flow,
     down: Flow,
     exchange: Exchange,
     /// Never given back: what the connection is used for is nothing that another request could follow.
-    _lease: Lease<RequestBody>,
+    _lease: Lease,
 }
 
 impl server::Tunnel for Tunnel {

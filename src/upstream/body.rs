@@ -7,8 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
+use super::http1::{Http1Body, Http1Cut, Switched};
 use super::upload::Uploading;
 
 /// A response's body as it arrives. Dropped before its end, it ends its exchange: an HTTP/1.1 connection closes with its
@@ -17,7 +18,7 @@ pub struct ResponseBody(Kind);
 
 enum Kind {
     Empty,
-    Http1(Incoming),
+    Http1(Http1Body),
     Http2(StreamBody),
 }
 
@@ -34,14 +35,26 @@ struct StreamBody {
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
     #[error(transparent)]
-    Http1(#[from] hyper::Error),
+    Http1(#[from] Http1Cut),
     #[error(transparent)]
     Http2(#[from] h2::Error),
 }
 
 impl ResponseBody {
-    pub(super) fn http1(incoming: Incoming) -> Self {
-        Self(Kind::Http1(incoming))
+    pub(super) fn http1(body: Http1Body) -> Self {
+        Self(Kind::Http1(body))
+    }
+
+    pub(super) fn http1_mut(&mut self) -> Option<&mut Http1Body> {
+        match &mut self.0 {
+            Kind::Http1(body) => Some(body),
+            Kind::Empty | Kind::Http2(_) => None,
+        }
+    }
+
+    /// The connection of an upstream that has switched protocols with this response, as the request asked it to.
+    pub fn take_switched(&mut self) -> Option<Switched> {
+        self.http1_mut()?.take_switched()
     }
 
     pub(super) fn http2(stream: RecvStream, length: Option<u64>, uploading: Option<Uploading>) -> Self {
@@ -61,7 +74,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
-            Kind::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(CutError::Http1),
+            Kind::Http1(body) => body.poll_frame(cx).map_err(CutError::Http1),
             Kind::Http2(body) => body.poll_frame(cx).map_err(CutError::Http2),
         }
     }
@@ -69,7 +82,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Http1(incoming) => incoming.is_end_stream(),
+            Kind::Http1(body) => body.is_end_stream(),
             Kind::Http2(body) => body.stream.is_end_stream(),
         }
     }
@@ -77,7 +90,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
-            Kind::Http1(incoming) => incoming.size_hint(),
+            Kind::Http1(body) => body.size_hint(),
             Kind::Http2(body) => body.size_hint(),
         }
     }

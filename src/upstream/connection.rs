@@ -15,22 +15,22 @@ use crate::http::framing::interim::Interims;
 pub(super) const FIELDS_MAX: usize = 256;
 
 /// What one exchange needs of a connection: all of it, or a stream.
-pub(super) enum Connection<B> {
-    Http1(Http1<B>),
+pub(super) enum Connection {
+    Http1(Http1),
     Http2(Stream),
 }
 
 /// Connects to a target, and is done when a request could be sent. A new HTTP/2 connection comes as its first stream.
-pub(super) async fn open<B: RequestContent>(
+pub(super) async fn open(
     dialer: &Dialer,
     protocol: Protocol,
     settings: &Settings,
     slot: OpenSlot,
-) -> Result<Connection<B>, UpstreamError> {
+) -> Result<Connection, UpstreamError> {
     let opening = async {
         let dialed = dialer.dial(protocol, settings.connect_timeout).await?;
         match dialed.version {
-            Version::Http1 => Ok(Connection::Http1(Http1::open(dialed, settings, slot).await?)),
+            Version::Http1 => Ok(Connection::Http1(Http1::open(dialed, settings, slot))),
             Version::Http2 => {
                 Ok(Connection::Http2(Http2Connection::open(dialed, &dialer.scheme, settings, slot).await?))
             }
@@ -39,7 +39,7 @@ pub(super) async fn open<B: RequestContent>(
     tokio::time::timeout(settings.connect_timeout, opening).await.map_err(|_| UpstreamError::ConnectTimeout)?
 }
 
-impl<B> Connection<B> {
+impl Connection {
     /// Whether it leads where the target is now. One that does not gets no more requests.
     pub(super) fn still_leads_to(&mut self, dialer: &Dialer) -> bool {
         match self {
@@ -49,9 +49,9 @@ impl<B> Connection<B> {
     }
 }
 
-impl<B: RequestContent> Connection<B> {
+impl Connection {
     /// Sends a request and waits for the head of its response. Interim ones are told as they come.
-    pub(super) async fn send(
+    pub(super) async fn send<B: RequestContent>(
         &mut self,
         request: Request<B>,
         interims: &Interims,

@@ -1,16 +1,15 @@
 //! The way of one request: its turn, its target, and another attempt where that is safe.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 
 use super::balance::Positions;
 use super::body::ResponseBody;
-use super::outgoing::Outgoing;
 use super::queue::Place;
-use super::retry::{self, Again};
+use super::retry::Again;
 use super::standing::{Fault, Role};
 use super::target::{Failure, Via};
 use super::{RequestContent, Upstream, UpstreamError, pool};
@@ -55,21 +54,21 @@ impl Blame {
 
 /// What a response keeps until its body was read: a connection, and the request's place among those that run. Dropped
 /// without [`Lease::finish`], the connection closes; one that others use ends this exchange alone.
-pub struct Lease<B> {
-    connection: pool::Lease<Outgoing<B>>,
+pub struct Lease {
+    connection: pool::Lease,
     _place: Option<Place>,
 }
 
-impl<B: RequestContent> Lease<B> {
-    /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
-    pub fn finish(self) {
-        self.connection.finish();
+impl Lease {
+    /// Gives the connection back, after the response's `body` was read to its end. One that is not clean is closed instead.
+    pub fn finish(self, body: &mut ResponseBody) {
+        self.connection.finish(body);
     }
 }
 
 type Answer<L> = (Response<ResponseBody>, L);
 
-impl<B: RequestContent> Upstream<B> {
+impl Upstream {
     /// Sends one request from worker number `worker` and waits for the head of its response. The body streams on; the
     /// [`Lease`] must be given back with [`Lease::finish`] once it was read to its end.
     ///
@@ -78,12 +77,12 @@ impl<B: RequestContent> Upstream<B> {
     ///
     /// # Errors
     /// [`UpstreamError`] of the last attempt.
-    pub async fn send(
-        self: &Arc<Self>,
+    pub async fn send<B: RequestContent>(
+        &self,
         request: Request<B>,
         worker: usize,
         blame: &Blame,
-    ) -> Result<Answer<Lease<B>>, UpstreamError> {
+    ) -> Result<Answer<Lease>, UpstreamError> {
         let place = match &self.queue {
             Some(queue) => Some(queue.enter(blame).await?),
             None => None,
@@ -93,11 +92,11 @@ impl<B: RequestContent> Upstream<B> {
             upstream: self,
             worker,
             blame,
-            spare: retry::spare(&request, &self.settings.retry),
+            is_resent: false,
             tried: Positions::default(),
             attempts_left: self.settings.retry.attempts.get(),
         };
-        let mut next = self.first(request.map(|body| Outgoing::Given(Box::new(body))))?;
+        let mut next = self.first(request)?;
         loop {
             next = match course.attempt(next).await {
                 Ok((response, connection)) => return Ok((response, Lease { connection, _place: place })),
@@ -108,7 +107,7 @@ impl<B: RequestContent> Upstream<B> {
 
     /// Where a request goes first: to a target that is due for a trial, else to one that is open, else to one that at
     /// least takes connections.
-    fn first(&self, request: Request<Outgoing<B>>) -> Result<Next<B>, UpstreamError> {
+    fn first<B>(&self, request: Request<B>) -> Result<Next<B>, UpstreamError> {
         let open = self.open();
         let via = Via::Pool;
         if open.len() < self.targets.len() {
@@ -183,24 +182,22 @@ struct Next<B> {
     position: usize,
     role: Role,
     via: Via,
-    request: Request<Outgoing<B>>,
+    request: Request<B>,
 }
 
 /// One request and its attempts.
-struct Course<'c, B> {
-    upstream: &'c Upstream<B>,
+struct Course<'c> {
+    upstream: &'c Upstream,
     worker: usize,
     blame: &'c Blame,
-    spare: Option<Request<Outgoing<B>>>,
+    /// Whether it was sent again though some of it had been sent.
+    is_resent: bool,
     tried: Positions,
     attempts_left: u32,
 }
 
-impl<B: RequestContent> Course<'_, B> {
-    async fn attempt(
-        &mut self,
-        next: Next<B>,
-    ) -> Result<Answer<pool::Lease<Outgoing<B>>>, (usize, Failure<Outgoing<B>>)> {
+impl Course<'_> {
+    async fn attempt<B: RequestContent>(&mut self, next: Next<B>) -> Result<Answer<pool::Lease>, (usize, Failure<B>)> {
         let Next { position, role, via, request } = next;
         let is_repeated = !self.tried.is_empty();
         self.attempts_left = self.attempts_left.saturating_sub(1);
@@ -220,12 +217,12 @@ impl<B: RequestContent> Course<'_, B> {
     }
 
     /// The attempt after one at `position` that failed; or that attempt's error, when there is to be none.
-    fn again(&mut self, position: usize, failure: Failure<Outgoing<B>>) -> Result<Next<B>, UpstreamError> {
+    fn again<B>(&mut self, position: usize, failure: Failure<B>) -> Result<Next<B>, UpstreamError> {
         self.tried.insert(position);
         if self.attempts_left == 0 {
             return Err(failure.error);
         }
-        let (error, again) = Again::after(failure, &mut self.spare);
+        let (error, again) = Again::after(failure, &mut self.is_resent);
         let upstream = self.upstream;
         let other = upstream.pick(upstream.open().without(self.tried));
         let (position, request) = match (again, other) {
@@ -242,22 +239,22 @@ impl<B: RequestContent> Course<'_, B> {
 }
 
 impl<B> Next<B> {
-    fn repeated(position: usize, request: Request<Outgoing<B>>) -> Self {
+    fn repeated(position: usize, request: Request<B>) -> Self {
         // What broke one pooled connection may have broken them all.
         Self { position, role: Role::Regular, via: Via::New, request }
     }
 }
 
 /// An attempt that is under way: when it is dropped, somebody stopped waiting.
-struct Attempt<'a, B: RequestContent> {
-    upstream: &'a Upstream<B>,
+struct Attempt<'a> {
+    upstream: &'a Upstream,
     position: usize,
     role: Role,
     blame: &'a Blame,
     is_settled: bool,
 }
 
-impl<B: RequestContent> Drop for Attempt<'_, B> {
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if self.is_settled {
             return;

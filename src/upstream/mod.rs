@@ -15,7 +15,6 @@ mod health;
 mod http1;
 mod http2;
 mod metered;
-mod outgoing;
 mod pool;
 mod protocol;
 mod queue;
@@ -38,6 +37,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
+use http_body_util::Empty;
 use hyper::body::Body;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -50,6 +50,7 @@ pub use balance::Balance;
 pub use body::{CutError, ResponseBody};
 pub use dispatch::{Blame, Lease};
 pub use health::{CheckPath, Settings as Health};
+pub use http1::{Http1Cut, Switched};
 pub use protocol::{Http2, Protocol, Window};
 pub use retry::{Percent, Settings as Retry};
 pub use standing::Settings as Eject;
@@ -60,7 +61,6 @@ pub use urls::Urls;
 
 use dial::Dialer;
 use health::Checks;
-use outgoing::Outgoing;
 use queue::Queue;
 use retry::Budget;
 use standing::Standing;
@@ -112,6 +112,11 @@ pub trait RequestContent:
 {
     /// Puts back what was read of it, for another attempt: it comes first, and then what is still unread.
     fn unread(&mut self, unread: Unread);
+}
+
+/// What checks send.
+impl RequestContent for Empty<Bytes> {
+    fn unread(&mut self, _: Unread) {}
 }
 
 /// Why an exchange ended without a response head. Clones share their source.
@@ -172,19 +177,19 @@ impl UpstreamError {
     /// Whether it was the request's own body that broke off.
     fn is_of_request(&self) -> bool {
         let Self::Reset(source) = self else { return false };
-        source.is::<upload::Broken>() || source.downcast_ref().is_some_and(hyper::Error::is_user)
+        source.is::<upload::Broken>()
     }
 }
 
-/// One backend, at one target or several. `B` is the type of the request bodies that it is sent.
-pub struct Upstream<B> {
+/// One backend, at one target or several.
+pub struct Upstream {
     pub name: String,
     pub settings: Settings,
     pub metrics: Arc<UpstreamMetrics>,
     /// Its own name: that of the first target.
     host: HeaderValue,
     urls: Urls,
-    targets: Vec<Arc<Target<Outgoing<B>>>>,
+    targets: Vec<Arc<Target>>,
     queue: Option<Queue>,
     budget: Budget,
     tls: Option<tls::Client>,
@@ -196,7 +201,7 @@ pub struct Upstream<B> {
 #[derive(Clone, Copy)]
 struct OwnHost;
 
-impl<B> Upstream<B> {
+impl Upstream {
     /// The certificate that its `https` targets are shown if they ask.
     pub fn own_certificate(&self) -> Option<&tls::OwnCertificate> {
         self.tls.as_ref().and_then(tls::Client::own_certificate)
@@ -211,7 +216,7 @@ impl<B> Upstream<B> {
     }
 }
 
-impl<B: RequestContent> Upstream<B> {
+impl Upstream {
     /// Makes an upstream that takes the place of one of the same name in `previous`: the very same when nothing has
     /// changed, else a new one that knows of the targets that stay what the old one knew. Of use after [`take_over`].
     ///
@@ -286,14 +291,14 @@ impl<B: RequestContent> Upstream<B> {
 
 /// Ends the checks and look-ups of `previous`, whose requests go on to their end, and starts those of `next`, on the
 /// runtime `control`, so that they slow no request. What is in both goes on.
-pub fn take_over<B: RequestContent>(previous: &[Arc<Upstream<B>>], next: &[Arc<Upstream<B>>], control: &Handle) {
-    let stays = |old: &Arc<Upstream<B>>| next.iter().any(|new| Arc::ptr_eq(old, new));
+pub fn take_over(previous: &[Arc<Upstream>], next: &[Arc<Upstream>], control: &Handle) {
+    let stays = |old: &Arc<Upstream>| next.iter().any(|new| Arc::ptr_eq(old, new));
     previous.iter().filter(|old| !stays(old)).for_each(|old| old.retire());
     next.iter().for_each(|new| new.start(control));
 }
 
 /// Starts what goes on for a target beside its requests, and ends what an option no longer asks for.
-fn begin<B>(background: &mut JoinSet<()>, target: &Target<B>, upstream: &str, control: &Handle) {
+fn begin(background: &mut JoinSet<()>, target: &Target, upstream: &str, control: &Handle) {
     let Settings { resolve_interval, eject, health, .. } = &target.settings;
     if let Some(resolver) = target.dialer.resolver() {
         background.spawn_on(Arc::clone(resolver).keep(*resolve_interval), control);

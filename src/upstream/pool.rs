@@ -3,76 +3,82 @@
 //! HTTP/1.1 connections lie there while they are idle, last in, first out. Those of HTTP/2 stay there from the first
 //! request on, as long as they take more.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::UpstreamError;
+use super::body::ResponseBody;
 use super::connection::Connection;
 use super::http1::Http1;
 use super::http2::Http2Connection;
 use super::target::{OpenSlot, Target, Via, Visit};
-use super::{RequestContent, UpstreamError};
 
-struct Idle<B> {
-    connection: Http1<B>,
+struct Idle {
+    connection: Http1,
     since: Instant,
 }
 
-struct Shelf<B> {
-    idle: Vec<Idle<B>>,
+struct Shelf {
+    idle: Vec<Idle>,
     shared: Vec<Arc<Http2Connection>>,
     /// Tells how the opening of a connection that others wait for went wrong.
     opening: Option<watch::Receiver<Option<UpstreamError>>>,
     /// Whether a [`sweep`] of this shelf is running.
     swept: bool,
+    /// That sweep's, to be told when an upstream closes an idle connection or speaks on it.
+    sweeper: Waker,
 }
 
-impl<B> Shelf<B> {
+impl Shelf {
     fn new() -> Self {
-        Self { idle: Vec::new(), shared: Vec::new(), opening: None, swept: false }
+        Self { idle: Vec::new(), shared: Vec::new(), opening: None, swept: false, sweeper: Waker::noop().clone() }
     }
 }
 
 /// One shelf a worker. A shelf's lock is taken by its own worker's thread, and by another's only
 /// when no connection more may be opened.
-pub(super) struct Pools<B>(Vec<Mutex<Shelf<B>>>);
+pub(super) struct Pools(Vec<Mutex<Shelf>>);
 
 /// Whose turn it is to open a connection that many can use.
-pub(super) enum Turn<'p, B> {
+pub(super) enum Turn<'p> {
     /// Somebody opens one already; ends with the reason when it cannot be opened.
     Behind(watch::Receiver<Option<UpstreamError>>),
-    Ours(Opening<'p, B>),
+    Ours(Opening<'p>),
 }
 
 /// The opening of a connection that others wait for, until it is dropped.
-pub(super) struct Opening<'p, B> {
-    pools: &'p Pools<B>,
+pub(super) struct Opening<'p> {
+    pools: &'p Pools,
     worker: usize,
     failure: watch::Sender<Option<UpstreamError>>,
 }
 
-impl<B> Opening<'_, B> {
+impl Opening<'_> {
     /// Whoever waits gets the same error: each one's own attempt would end like this one.
     pub(super) fn failed(&self, error: UpstreamError) {
         self.failure.send_replace(Some(error));
     }
 }
 
-impl<B> Drop for Opening<'_, B> {
+impl Drop for Opening<'_> {
     fn drop(&mut self) {
         self.pools.shelf(self.worker).opening = None;
     }
 }
 
-impl<B> Pools<B> {
+impl Pools {
     pub(super) fn new(workers: usize) -> Self {
         Self((0..workers.max(1)).map(|_| Mutex::new(Shelf::new())).collect())
     }
 
     /// A stream of the first connection that has one, or the connection that was used last and can take a request now.
     /// Closed and stale ones on the way are dropped.
-    pub(super) fn take(&self, worker: usize, via: Via, idle_timeout: Duration) -> Option<Connection<B>> {
+    pub(super) fn take(&self, worker: usize, via: Via, idle_timeout: Duration) -> Option<Connection> {
         let mut shelf = self.shelf(worker);
         if !shelf.shared.is_empty() {
             shelf.shared.retain(|connection| connection.is_open());
@@ -85,18 +91,16 @@ impl<B> Pools<B> {
         let mut position = if via == Via::Pool { idle.len() } else { 0 };
         while position > 0 {
             position -= 1;
-            let candidate = &idle[position];
-            if candidate.connection.is_closed() || candidate.since.elapsed() > idle_timeout {
-                idle.remove(position);
-            } else if candidate.connection.is_ready() {
-                return Some(Connection::Http1(idle.remove(position).connection));
+            let candidate = idle.remove(position);
+            if candidate.since.elapsed() <= idle_timeout {
+                return Some(Connection::Http1(candidate.connection));
             }
         }
         None
     }
 
     /// Lets one request at a time open a connection, where it is likely to be one for all of them.
-    pub(super) fn turn(&self, worker: usize) -> Turn<'_, B> {
+    pub(super) fn turn(&self, worker: usize) -> Turn<'_> {
         let opening = &mut self.shelf(worker).opening;
         if let Some(other) = opening {
             return Turn::Behind(other.clone());
@@ -111,7 +115,7 @@ impl<B> Pools<B> {
         (0..self.0.len()).find_map(|worker| {
             let mut shelf = self.shelf(worker);
             if !shelf.idle.is_empty() {
-                return Some(shelf.idle.remove(0).connection.slot);
+                return shelf.idle.remove(0).connection.into_slot();
             }
             let unused = shelf.shared.iter().position(|connection| connection.is_unused())?;
             // Whoever has just given its last stream back may hold it for a moment more; it is gone then all the same.
@@ -121,8 +125,11 @@ impl<B> Pools<B> {
 
     /// Keeps a connection for the next request; the oldest one makes room when there are `max`. Returns whether the
     /// shelf needs somebody to sweep it.
-    fn put(&self, worker: usize, connection: Http1<B>, max: usize) -> bool {
+    fn put(&self, worker: usize, mut connection: Http1, max: usize) -> bool {
         let mut shelf = self.shelf(worker);
+        if !connection.is_silent(&mut Context::from_waker(&shelf.sweeper)) {
+            return false;
+        }
         if shelf.idle.len() >= max {
             shelf.idle.remove(0);
         }
@@ -137,22 +144,24 @@ impl<B> Pools<B> {
         !std::mem::replace(&mut shelf.swept, true)
     }
 
-    /// Drops what has been unused for `idle_timeout`. Returns whether anything is left.
-    fn prune(&self, worker: usize, idle_timeout: Duration) -> bool {
+    /// Drops what has been unused for `idle_timeout`, and what an upstream has closed or spoken on; whoever polls is woken
+    /// when one does. Returns whether anything is left.
+    fn prune(&self, worker: usize, idle_timeout: Duration, cx: &mut Context<'_>) -> bool {
         let mut shelf = self.shelf(worker);
-        shelf.idle.retain(|idle| !idle.connection.is_closed() && idle.since.elapsed() <= idle_timeout);
+        shelf.sweeper.clone_from(cx.waker());
+        shelf.idle.retain_mut(|idle| idle.since.elapsed() <= idle_timeout && idle.connection.is_silent(cx));
         shelf.shared.retain(|connection| connection.is_open() && !connection.is_unused_for(idle_timeout));
         shelf.swept = !shelf.idle.is_empty() || !shelf.shared.is_empty();
         shelf.swept
     }
 
-    fn shelf(&self, worker: usize) -> MutexGuard<'_, Shelf<B>> {
+    fn shelf(&self, worker: usize) -> MutexGuard<'_, Shelf> {
         // A shelf is whole after any panic: every change to it is one call.
         self.0[worker % self.0.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<B: RequestContent> Target<B> {
+impl Target {
     /// Offers the connection of a new stream to the requests of a worker.
     pub(super) fn share(self: &Arc<Self>, worker: usize, connection: Arc<Http2Connection>) {
         if self.pools.share(worker, connection) {
@@ -167,23 +176,23 @@ impl<B: RequestContent> Target<B> {
 
 /// A connection whose response body is still being read. Dropped without [`Lease::finish`], the connection closes; one
 /// that others use ends this exchange alone.
-pub struct Lease<B> {
-    target: Visit<B>,
+pub struct Lease {
+    target: Visit,
     worker: usize,
-    connection: Connection<B>,
+    connection: Connection,
     /// Whether the connection serves no other request.
     is_apart: bool,
 }
 
-impl<B: RequestContent> Lease<B> {
-    pub(super) fn new(target: Visit<B>, worker: usize, connection: Connection<B>, is_apart: bool) -> Self {
+impl Lease {
+    pub(super) fn new(target: Visit, worker: usize, connection: Connection, is_apart: bool) -> Self {
         Self { target, worker, connection, is_apart }
     }
 
     /// Gives the connection back, after the response was read to its end. One that is not clean is closed instead.
-    pub fn finish(self) {
-        let Connection::Http1(connection) = self.connection else { return };
-        if self.is_apart || connection.is_closed() || !connection.is_clean() {
+    pub fn finish(self, body: &mut ResponseBody) {
+        let Connection::Http1(mut connection) = self.connection else { return };
+        if !connection.take_back(body) || self.is_apart {
             return;
         }
         let max = usize::try_from(self.target.settings.idle_max.get()).unwrap_or(usize::MAX);
@@ -194,12 +203,17 @@ impl<B: RequestContent> Lease<B> {
 }
 
 /// Drops stale connections of one shelf until it is empty or the target is gone.
-async fn sweep<B: Send + 'static>(target: Weak<Target<B>>, worker: usize, idle_timeout: Duration) {
-    loop {
-        tokio::time::sleep(idle_timeout / 2).await;
-        let Some(target) = target.upgrade() else { return };
-        if !target.pools.prune(worker, idle_timeout) {
-            return;
+async fn sweep(target: Weak<Target>, worker: usize, idle_timeout: Duration) {
+    let mut due = pin!(tokio::time::sleep(idle_timeout / 2));
+    poll_fn(|cx| {
+        let Some(target) = target.upgrade() else { return Poll::Ready(()) };
+        if !target.pools.prune(worker, idle_timeout, cx) {
+            return Poll::Ready(());
         }
-    }
+        while due.as_mut().poll(cx).is_ready() {
+            due.as_mut().reset(tokio::time::Instant::now() + idle_timeout / 2);
+        }
+        Poll::Pending
+    })
+    .await;
 }

@@ -8,10 +8,8 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::Request;
-use hyper::body::Body;
 
 use super::UpstreamError;
-use super::outgoing::Outgoing;
 use super::target::Failure;
 use crate::settings::{Node, Value, settings};
 
@@ -85,46 +83,33 @@ impl Budget {
 /// What may become of a request whose attempt failed.
 pub(super) enum Again<B> {
     /// Any target may get it, the same one too if there is no other. Within the budget.
-    Anywhere(Request<Outgoing<B>>),
+    Anywhere(Request<B>),
     /// Another target may get it. Outside the budget: nothing that works is asked for more than before, and of a pair
     /// of which one is dead no request may fail.
-    Elsewhere(Request<Outgoing<B>>),
+    Elsewhere(Request<B>),
     Never,
 }
 
 impl<B> Again<B> {
-    /// `spare` is a copy of the request, which is taken when it may be used.
-    pub(super) fn after(
-        failure: Failure<Outgoing<B>>,
-        spare: &mut Option<Request<Outgoing<B>>>,
-    ) -> (UpstreamError, Self) {
-        let Failure { error, unsent } = failure;
-        let again = match (&error, unsent) {
+    /// `is_resent`: it was sent twice already, so that it cannot be again unless nothing of it was.
+    pub(super) fn after(failure: Failure<B>, is_resent: &mut bool) -> (UpstreamError, Self) {
+        let Failure { error, unsent, spent } = failure;
+        let again = match (&error, unsent, spent) {
             (
                 UpstreamError::Busy
                 | UpstreamError::ConnectTimeout
                 | UpstreamError::Tls(_)
                 | UpstreamError::Unreachable(_),
                 Some(request),
+                _,
             ) => Self::Elsewhere(request),
-            (_, Some(request)) => Self::Anywhere(request),
-            (UpstreamError::Reset(_), None) => spare.take().map_or(Self::Never, Self::Anywhere),
-            (_, None) => Self::Never,
+            (_, Some(request), _) => Self::Anywhere(request),
+            (UpstreamError::Reset(_), None, Some(request)) if request.method().is_idempotent() && !*is_resent => {
+                *is_resent = true;
+                Self::Anywhere(request)
+            }
+            (_, None, _) => Self::Never,
         };
         (error, again)
     }
-}
-
-/// A copy for the case that the connection breaks under the request; `None` when it may not be sent twice.
-pub(super) fn spare<B: Body>(request: &Request<B>, settings: &Settings) -> Option<Request<Outgoing<B>>> {
-    if settings.attempts.get() == 1 || !request.method().is_idempotent() || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut spare = Request::new(Outgoing::Nothing);
-    *spare.method_mut() = request.method().clone();
-    *spare.uri_mut() = request.uri().clone();
-    *spare.version_mut() = request.version();
-    *spare.headers_mut() = request.headers().clone();
-    *spare.extensions_mut() = request.extensions().clone();
-    Some(spare)
 }

@@ -52,8 +52,7 @@ impl Stream {
         let (response, stream) = match self.requests.send_request(head(&parts, &connection.scheme), ends) {
             Ok(opened) => opened,
             Err(error) => {
-                let unsent = Some(Request::from_parts(parts, body));
-                return Err(Failure { error: UpstreamError::http2(error), unsent });
+                return Err(Failure::untouched(UpstreamError::http2(error), Request::from_parts(parts, body)));
             }
         };
         let body = if ends { Outgoing::None(body) } else { Outgoing::Upload(Box::new(Upload::new(body, stream))) };
@@ -69,9 +68,10 @@ impl Stream {
                 if bad.is_violation() {
                     connection.state.retire();
                 }
-                let body = if is_unsent { exchange.body.into_body() } else { None };
-                let unsent = body.map(|body| Request::from_parts(parts, body));
-                Err(Failure { error: bad.into(), unsent })
+                let body = if is_unsent || ends { exchange.body.into_body() } else { None };
+                let request = body.map(|body| Request::from_parts(parts, body));
+                let (unsent, spent) = if is_unsent { (request, None) } else { (None, request) };
+                Err(Failure { error: bad.into(), unsent, spent })
             }
         }
     }

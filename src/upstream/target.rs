@@ -21,11 +21,11 @@ use super::url::Url;
 use super::{OwnHost, RequestContent, Settings, UpstreamError, host_of};
 use crate::http::framing::interim::Interims;
 
-pub(super) struct Target<B> {
+pub(super) struct Target {
     pub(super) url: Url,
     host: HeaderValue,
     pub(super) settings: Settings,
-    pub(super) pools: Pools<B>,
+    pub(super) pools: Pools,
     pub(super) dialer: Dialer,
     pub(super) standing: Arc<Standing>,
     /// Whether the next connection is likely to be one for many requests.
@@ -40,6 +40,15 @@ pub(super) struct Failure<B> {
     pub(super) error: UpstreamError,
     /// The request, when the target cannot have acted on it: another one may get it.
     pub(super) unsent: Option<Request<B>>,
+    /// The request, when it has no body and some of it was sent.
+    pub(super) spent: Option<Request<B>>,
+}
+
+impl<B> Failure<B> {
+    /// The target cannot have acted on the request.
+    pub(super) fn untouched(error: UpstreamError, request: Request<B>) -> Self {
+        Self { error, unsent: Some(request), spent: None }
+    }
 }
 
 /// How often a request may come back from a connection that many use and that ends: a target that is shutting down ends
@@ -53,7 +62,7 @@ pub(super) enum Via {
     Pool,
 }
 
-impl<B> Target<B> {
+impl Target {
     /// `is_only`: its upstream has no other.
     pub(super) fn new(
         url: Url,
@@ -75,16 +84,16 @@ impl<B> Target<B> {
     }
 }
 
-impl<B: RequestContent> Target<B> {
+impl Target {
     /// Sends one request over a pooled connection or a new one. Pooled ones that turn out dead before a byte was
     /// written are replaced. Interim responses are told as they come.
-    pub(super) async fn send(
+    pub(super) async fn send<B: RequestContent>(
         self: &Arc<Self>,
         mut request: Request<B>,
         worker: usize,
         via: Via,
         interims: &Interims,
-    ) -> Result<(Response<ResponseBody>, Lease<B>), Failure<B>> {
+    ) -> Result<(Response<ResponseBody>, Lease), Failure<B>> {
         let visit = Visit::new(Arc::clone(self));
         if request.extensions().get::<OwnHost>().is_some() {
             request.headers_mut().insert(HOST, self.host.clone());
@@ -96,18 +105,18 @@ impl<B: RequestContent> Target<B> {
             let found = if is_apart { self.apart().await } else { self.connection(worker, via).await };
             let (mut connection, reused) = match found {
                 Ok(found) => found,
-                Err(error) => return Err(Failure { error, unsent: Some(request) }),
+                Err(error) => return Err(Failure::untouched(error, request)),
             };
             match connection.send(request, interims).await {
                 Ok(response) => return Ok((response, Lease::new(visit, worker, connection, is_apart))),
-                Err(Failure { error, unsent: Some(unsent) }) => {
+                Err(Failure { error, unsent: Some(unsent), .. }) => {
                     let may_another = match &connection {
                         // The pooled connection had died before a byte was written: another one may do.
                         Connection::Http1(_) => reused,
                         Connection::Http2(stream) => !stream.connection().is_open() && returns < RETURNS_MAX,
                     };
                     if !may_another {
-                        return Err(Failure { error, unsent: Some(unsent) });
+                        return Err(Failure::untouched(error, unsent));
                     }
                     returns += 1;
                     request = unsent;
@@ -118,12 +127,12 @@ impl<B: RequestContent> Target<B> {
     }
 
     /// A connection that serves one request and no other.
-    async fn apart(&self) -> Result<(Connection<B>, bool), UpstreamError> {
+    async fn apart(&self) -> Result<(Connection, bool), UpstreamError> {
         Ok((self.connect(Protocol::Http1).await?, false))
     }
 
     /// A connection that can take a request now, and whether it has been used before.
-    async fn connection(self: &Arc<Self>, worker: usize, via: Via) -> Result<(Connection<B>, bool), UpstreamError> {
+    async fn connection(self: &Arc<Self>, worker: usize, via: Via) -> Result<(Connection, bool), UpstreamError> {
         loop {
             if let Some(connection) = self.pooled(worker, via) {
                 return Ok((connection, true));
@@ -151,12 +160,12 @@ impl<B: RequestContent> Target<B> {
     }
 
     /// What other requests have left in the meantime.
-    fn freed(&self, worker: usize, via: Via) -> Option<(Connection<B>, bool)> {
+    fn freed(&self, worker: usize, via: Via) -> Option<(Connection, bool)> {
         self.pooled(worker, via).map(|connection| (connection, true))
     }
 
     /// A connection that leads where the target is now.
-    fn pooled(&self, worker: usize, via: Via) -> Option<Connection<B>> {
+    fn pooled(&self, worker: usize, via: Via) -> Option<Connection> {
         loop {
             let mut connection = self.pools.take(worker, via, self.settings.idle_timeout)?;
             if connection.still_leads_to(&self.dialer) {
@@ -165,7 +174,7 @@ impl<B: RequestContent> Target<B> {
         }
     }
 
-    async fn connect_for(self: &Arc<Self>, worker: usize) -> Result<Connection<B>, UpstreamError> {
+    async fn connect_for(self: &Arc<Self>, worker: usize) -> Result<Connection, UpstreamError> {
         let connection = self.connect(self.settings.protocol).await?;
         if let Connection::Http2(stream) = &connection {
             self.share(worker, Arc::clone(stream.connection()));
@@ -174,7 +183,7 @@ impl<B: RequestContent> Target<B> {
         Ok(connection)
     }
 
-    async fn connect(&self, protocol: Protocol) -> Result<Connection<B>, UpstreamError> {
+    async fn connect(&self, protocol: Protocol) -> Result<Connection, UpstreamError> {
         // An unused connection of another worker's makes room: what is bounded is there to be used.
         let slot = OpenSlot::enter(&self.open, self.settings.connections_max).or_else(|| self.pools.evict());
         let slot = slot.ok_or(UpstreamError::Busy)?;
@@ -186,10 +195,10 @@ impl<B: RequestContent> Target<B> {
 }
 
 /// A request's presence at a target, from the attempt's begin to the end of the response.
-pub(super) struct Visit<B>(Arc<Target<B>>);
+pub(super) struct Visit(Arc<Target>);
 
-impl<B> Visit<B> {
-    fn new(target: Arc<Target<B>>) -> Self {
+impl Visit {
+    fn new(target: Arc<Target>) -> Self {
         target.standing.metrics.began();
         if let Some(in_flight) = &target.in_flight {
             in_flight.fetch_add(1, Ordering::Relaxed);
@@ -198,15 +207,15 @@ impl<B> Visit<B> {
     }
 }
 
-impl<B> Deref for Visit<B> {
-    type Target = Arc<Target<B>>;
+impl Deref for Visit {
+    type Target = Arc<Target>;
 
-    fn deref(&self) -> &Arc<Target<B>> {
+    fn deref(&self) -> &Arc<Target> {
         &self.0
     }
 }
 
-impl<B> Drop for Visit<B> {
+impl Drop for Visit {
     fn drop(&mut self) {
         self.0.standing.metrics.ended();
         if let Some(in_flight) = &self.0.in_flight {

@@ -42,7 +42,8 @@ pub(super) struct Upload<B> {
     /// `None` once it would be too much.
     kept: Option<Unread>,
     kept_bytes: usize,
-    progress: Arc<Progress>,
+    /// Pieces that were handed over.
+    moved: u64,
 }
 
 /// The client's body did not reach its end. Its own state says why.
@@ -62,7 +63,7 @@ impl<B: RequestContent> Upload<B> {
             is_over: false,
             kept,
             kept_bytes: 0,
-            progress: Arc::default(),
+            moved: 0,
         }
     }
 
@@ -91,7 +92,7 @@ impl<B: RequestContent> Upload<B> {
 
     fn send_waiting(&mut self) {
         let Some((piece, is_last)) = self.waiting.take() else { return };
-        self.progress.moved.fetch_add(1, Ordering::Relaxed);
+        self.moved += 1;
         self.is_over = self.stream.send_data(piece, is_last).is_err() || is_last;
     }
 
@@ -172,22 +173,25 @@ impl<B: RequestContent> Upload<B> {
             return None;
         }
         self.kept = None;
-        let progress = Arc::clone(&self.progress);
-        let watched = Arc::clone(&progress);
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                // The stream has been reset if it broke, which is all that there is to tell.
-                _ = std::future::poll_fn(|cx| self.poll(cx)) => {}
-                () = watched.stall(stall_max) => {}
-            }
+        Some(Uploading::spawn(stall_max, move |progress| async move {
+            // The stream has been reset if it broke, which is all that there is to tell.
+            let _ = std::future::poll_fn(|cx| {
+                let before = self.moved;
+                let polled = self.poll(cx);
+                if self.moved > before {
+                    progress.moved();
+                }
+                polled
+            })
+            .await;
             drop(permit);
-        });
-        Some(Uploading { task: Some(task.abort_handle()), progress })
+        }))
     }
 }
 
+/// How the sending of what is left goes.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     /// Grows with every piece.
     moved: AtomicU64,
     /// Told once when nobody waits for the response any more.
@@ -195,6 +199,10 @@ struct Progress {
 }
 
 impl Progress {
+    pub(super) fn moved(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Ends when nothing has moved for `max` after the response was whole.
     async fn stall(&self, max: Duration) {
         self.is_alone.notified().await;
@@ -215,6 +223,22 @@ pub(super) struct Uploading {
 }
 
 impl Uploading {
+    /// Starts what sends the rest, and says so whenever something moves.
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
+        stall_max: Duration,
+        send: impl FnOnce(Arc<Progress>) -> F,
+    ) -> Self {
+        let progress = Arc::<Progress>::default();
+        let (watched, sending) = (Arc::clone(&progress), send(Arc::clone(&progress)));
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = sending => {}
+                () = watched.stall(stall_max) => {}
+            }
+        });
+        Self { task: Some(task.abort_handle()), progress }
+    }
+
     /// Lets the rest of the body follow a response that is whole. An upstream that takes nothing of it for too long has
     /// no use for it; nobody else would notice.
     pub(super) fn go_on_alone(mut self) {

@@ -1,6 +1,7 @@
 //! The chunked coding, walked byte by byte (data in one step), so that the end of a body is known exactly.
 //!
-//! Passes bytes on as they are: hyper decodes them again, and reads the same since nothing loose gets this far.
+//! Of requests it only finds the end: hyper decodes them again, and reads the same since nothing loose gets this far. Of
+//! responses it tells the data from what frames it.
 
 use super::Malformed;
 use super::field::{is_token, is_value};
@@ -40,6 +41,39 @@ impl Chunked {
 
     pub(super) fn is_done(&self) -> bool {
         self.state == State::End
+    }
+
+    /// How many of `bytes` are data of the present chunk.
+    pub(super) fn data_len(&self, bytes: &[u8]) -> usize {
+        match self.state {
+            State::Data { left } => usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()),
+            _ => 0,
+        }
+    }
+
+    /// Whether the last chunk has come, and fields or the end are next.
+    pub(super) fn is_in_trailers(&self) -> bool {
+        matches!(
+            self.state,
+            State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::EndLf
+        )
+    }
+
+    /// Walks over `bytes` up to the next data or the trailers; returns how many of them it took, at least one.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub(super) fn advance_framing(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+        let mut at = 0;
+        while at < bytes.len() && !self.is_in_trailers() && !matches!(self.state, State::Data { .. }) {
+            match self.next(bytes[at]) {
+                Ok(state) => self.state = state,
+                Err(_) if at > 0 => break,
+                Err(malformed) => return Err(malformed),
+            }
+            at += 1;
+        }
+        Ok(at)
     }
 
     /// Walks over `bytes` up to the end of the body; returns how many of them belong to it.

@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
@@ -25,42 +24,25 @@ pub fn is_passed_on(status: StatusCode) -> bool {
 pub struct Interims {
     /// So that a request without any costs no lock.
     is_any: AtomicBool,
-    waiting: Mutex<Waiting>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    heads: Vec<Response<()>>,
-    taker: Option<Waker>,
+    waiting: Mutex<Vec<Response<()>>>,
 }
 
 impl Interims {
     pub fn push(&self, head: Response<()>) {
-        let mut waiting = self.waiting();
-        waiting.heads.push(head);
+        self.waiting().push(head);
         self.is_any.store(true, Ordering::Release);
-        if let Some(taker) = waiting.taker.take() {
-            taker.wake();
-        }
     }
 
     pub fn take(&self) -> Vec<Response<()>> {
-        if !self.is_any.swap(false, Ordering::Acquire) {
+        if !self.is_any.load(Ordering::Acquire) {
             return Vec::new();
         }
-        std::mem::take(&mut self.waiting().heads)
+        self.is_any.store(false, Ordering::Relaxed);
+        std::mem::take(&mut self.waiting())
     }
 
-    /// Has the present task woken by the next one, if there is none to be taken now.
-    pub fn await_next(&self, cx: &Context<'_>) {
-        let taker = &mut self.waiting().taker;
-        if !taker.as_ref().is_some_and(|taker| taker.will_wake(cx.waker())) {
-            *taker = Some(cx.waker().clone());
-        }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // Whole after any panic: a list and a waker.
+    fn waiting(&self) -> MutexGuard<'_, Vec<Response<()>>> {
+        // Whole after any panic: every change is one call.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

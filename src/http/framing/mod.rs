@@ -23,7 +23,6 @@ mod request;
 mod response;
 mod sieve;
 mod upgrade;
-mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -34,9 +33,8 @@ pub use parsed::check_response;
 pub(crate) use request::check_head;
 pub use request::{DISARMED, RequestLimits, Requests};
 pub(crate) use response::INTERIM_MAX;
-pub use response::{BadResponse, ResponseLimits};
+pub use response::{BadResponse, Part, ResponseLimits, Responses};
 pub use sieve::{Progress, Rules, Sieve, Stop};
-pub use upstream::{GuardedUpstream, UpstreamState};
 
 /// Whether `value` is what a `Host` field may hold.
 pub(crate) fn is_host(value: &[u8]) -> bool {

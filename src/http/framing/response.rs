@@ -1,12 +1,16 @@
 //! The upstream's side of a connection: for each announced request one response, and nothing in between.
+//!
+//! Reads in place: whoever has the bytes is told, part by part, what the next of them are. Knows nothing of sockets.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::chunked::Chunked;
 use super::field::{Line, line, value_len};
 use super::interim;
 use super::lengths::{Lengths, Version};
 use super::upgrade::Upgrade;
-use super::upstream::{Expected, UpstreamState};
-use super::{Body, Malformed, Progress, Rules, malformed};
+use super::{Body, Malformed, malformed};
 
 /// RFC 9110 §15.2 sets no bound on interim responses; nobody needs more.
 pub(crate) const INTERIM_MAX: usize = 16;
@@ -51,19 +55,58 @@ pub struct ResponseLimits {
     pub fields_max: usize,
 }
 
+/// What an announced request will be answered with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Expected {
+    HeadAndBody,
+    HeadOnly,
+    /// A switch to a WebSocket, or a response like any other.
+    SwitchOrBody,
+}
+
+/// What the next bytes of an upstream are.
+#[derive(Debug)]
+pub enum Part {
+    /// So many bytes of the content.
+    Data(usize),
+    /// So many bytes that only frame the content.
+    Framing(usize),
+    /// The head of the response; [`Responses::head`] reads it. What follows is content, if [`Responses::is_over`] does
+    /// not say that there is none.
+    Head(usize),
+    /// An interim response, if it is for the client.
+    Interim(usize, Option<Response<()>>),
+    /// The start of a head: nothing can be said before there is more of it.
+    Partial,
+    /// What ends the content; the fields may be none.
+    Trailers(usize, HeaderMap),
+}
+
 /// The rules for what an upstream may send.
-pub(super) struct Responses {
+pub struct Responses {
     limits: ResponseLimits,
     state: State,
-    announced: UpstreamState,
+    /// `None` between messages.
+    expected: Option<Expected>,
     interim: usize,
     reusable: bool,
-    /// What was found behind bytes that had to pass first; nothing is judged after it.
-    broken: Option<BadResponse>,
+    is_heard: bool,
+    /// Where the fields are in the last head.
+    spans: Vec<Span>,
+    status: u16,
+}
+
+/// A field's place in its head.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    name: usize,
+    name_len: usize,
+    value: usize,
+    value_len: usize,
 }
 
 enum State {
-    Chunked(Chunked),
+    Chunked(Chunked, Vec<u8>),
     Head(Head),
     Idle,
     Sized(u64),
@@ -72,113 +115,194 @@ enum State {
     UntilClose,
 }
 
+/// Room for fields that is kept between responses.
+const SPANS_KEPT: usize = 32;
+
 impl Responses {
-    pub(super) fn new(limits: ResponseLimits, announced: UpstreamState) -> Self {
-        Self { limits, state: State::Idle, announced, interim: 0, reusable: true, broken: None }
+    pub fn new(limits: ResponseLimits) -> Self {
+        Self {
+            limits,
+            state: State::Idle,
+            expected: None,
+            interim: 0,
+            reusable: true,
+            is_heard: false,
+            spans: Vec::new(),
+            status: 0,
+        }
     }
-}
 
-impl Rules for Responses {
-    type Violation = BadResponse;
+    /// Announces a request: an answer to nothing is a violation.
+    pub fn announce(&mut self, method: &Method) {
+        self.expected = Some(if method == Method::HEAD { Expected::HeadOnly } else { Expected::HeadAndBody });
+        self.is_heard = false;
+    }
 
-    fn advance(&mut self, bytes: &mut [u8]) -> Result<Progress, BadResponse> {
-        let mut pass = 0;
-        while pass < bytes.len() && self.broken.is_none() {
-            match self.step(&bytes[pass..]) {
-                Ok(0) => break,
-                Ok(step) => pass += step,
-                Err(bad) => {
-                    // At once, not when the rest is read: until then the pool may ask.
-                    self.announced.spoil();
-                    self.broken = Some(bad);
-                }
+    /// The announced request asks for a WebSocket.
+    pub fn announce_upgrade(&mut self) {
+        self.expected = Some(Expected::SwitchOrBody);
+    }
+
+    /// Whether any byte of an answer to the announced request has come, be it an interim one.
+    pub fn is_heard(&self) -> bool {
+        self.is_heard
+    }
+
+    /// Whether nothing more belongs to the last response.
+    pub fn is_over(&self) -> bool {
+        self.expected.is_none()
+    }
+
+    /// Whether the next request may be sent: the last one was answered to its end, and the upstream keeps the connection.
+    /// True of a new connection.
+    pub fn is_reusable(&self) -> bool {
+        self.expected.is_none() && self.reusable
+    }
+
+    /// How much content is still to come, when the head said so.
+    pub fn content_left(&self) -> Option<u64> {
+        match self.state {
+            State::Sized(left) => Some(left),
+            State::Idle => Some(0),
+            State::Chunked(..) | State::Head(_) | State::Switched | State::UntilClose => None,
+        }
+    }
+
+    /// Whether the upstream has switched to another protocol.
+    pub fn is_switched(&self) -> bool {
+        matches!(self.state, State::Switched)
+    }
+
+    /// Says what the bytes are that follow those of the last part; there is at least one. A [`Part::Partial`] is to be
+    /// shown again with more behind it.
+    ///
+    /// # Errors
+    /// When they cannot be what they should. Valid bytes before a violation are parts of their own.
+    pub fn next(&mut self, bytes: &[u8]) -> Result<Part, BadResponse> {
+        if matches!(self.state, State::Idle) {
+            if self.expected.is_none() {
+                return Err(BadResponse::Stray);
             }
+            self.is_heard = true;
+            self.interim = 0;
+            self.state = State::Head(Head::default());
         }
-        match self.broken {
-            Some(bad) if pass == 0 => Err(bad),
-            _ => Ok(Progress { pass, skip: 0 }),
-        }
-    }
-}
-
-impl Responses {
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, BadResponse> {
         match &mut self.state {
-            State::Idle => {
-                if self.announced.expected().is_none() || self.announced.is_untouched() {
-                    return Err(BadResponse::Stray);
-                }
-                self.announced.heard();
-                self.interim = 0;
-                self.state = State::Head(Head::default());
-                self.step(bytes)
-            }
-            State::Head(head) => {
-                let Some(len) = head.advance(bytes, &self.limits)? else {
-                    return Ok(0);
-                };
-                self.head_ended(&bytes[..len])?;
-                Ok(len)
-            }
+            State::Head(head) => match head.advance(bytes, &self.limits, &mut self.spans)? {
+                Some(len) => self.head_ended(&bytes[..len]),
+                None => Ok(Part::Partial),
+            },
             State::Sized(left) => {
-                let step = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                *left -= step as u64;
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= len as u64;
                 if *left == 0 {
                     self.message_ended();
                 }
-                Ok(step)
+                Ok(Part::Data(len))
             }
-            State::Chunked(chunked) => {
-                let step = chunked.advance(bytes)?;
-                if chunked.is_done() {
-                    self.message_ended();
+            State::Chunked(chunked, trailers) => {
+                let data = chunked.data_len(bytes);
+                if data > 0 {
+                    chunked.advance(&bytes[..data])?;
+                    return Ok(Part::Data(data));
                 }
-                Ok(step)
+                if !chunked.is_in_trailers() {
+                    return Ok(Part::Framing(chunked.advance_framing(bytes)?));
+                }
+                let len = chunked.advance(bytes)?;
+                trailers.extend_from_slice(&bytes[..len]);
+                if !chunked.is_done() {
+                    return Ok(Part::Framing(len));
+                }
+                let fields = fields(trailers)?;
+                self.message_ended();
+                Ok(Part::Trailers(len, fields))
             }
-            State::Switched | State::UntilClose => Ok(bytes.len()),
+            State::Idle | State::Switched | State::UntilClose => Ok(Part::Data(bytes.len())),
         }
     }
 
-    fn head_ended(&mut self, bytes: &[u8]) -> Result<(), BadResponse> {
+    /// The upstream will send no more. Returns whether that is how the response ends.
+    pub fn end(&mut self) -> bool {
+        self.reusable = false;
+        if matches!(self.state, State::UntilClose) {
+            self.message_ended();
+        }
+        self.expected.is_none()
+    }
+
+    /// The head that [`Part::Head`] told of; `block` begins with it, and is kept as long as a value is.
+    ///
+    /// # Errors
+    /// When there are more fields than a map can hold.
+    pub fn head(&mut self, block: &Bytes) -> Result<Response<()>, BadResponse> {
+        let mut fields = HeaderMap::with_capacity(self.spans.len());
+        for span in self.spans.drain(..) {
+            let name = HeaderName::from_bytes(&block[span.name..span.name + span.name_len])
+                .map_err(|_| Malformed::FieldName)?;
+            let value = block.slice(span.value..span.value + span.value_len);
+            let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::FieldValue)?;
+            fields.try_append(name, value).map_err(|_| Malformed::FieldsTooMany)?;
+        }
+        self.spans.shrink_to(SPANS_KEPT);
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(self.status).map_err(|_| BadResponse::Status)?;
+        *response.headers_mut() = fields;
+        Ok(response)
+    }
+
+    fn head_ended(&mut self, bytes: &[u8]) -> Result<Part, BadResponse> {
         let State::Head(head) = std::mem::replace(&mut self.state, State::Idle) else {
-            return Ok(());
+            return Ok(Part::Partial);
         };
+        let part = Part::Head(bytes.len());
+        self.status = head.status;
         if head.status == 101 {
             // RFC 9110 §15.2.2: to what the request asked for. No message follows, so nothing may frame one.
-            let is_asked_for = self.announced.expected() == Some(Expected::SwitchOrBody);
+            let is_asked_for = self.expected == Some(Expected::SwitchOrBody);
             if !is_asked_for || !head.upgrade.is_to_websocket() || head.lengths.body().is_some() {
                 return Err(BadResponse::Switched);
             }
             self.state = State::Switched;
-            return Ok(());
+            return Ok(part);
         }
         if head.status < 200 {
             self.interim += 1;
             if self.interim > INTERIM_MAX {
                 return Err(BadResponse::InterimTooMany);
             }
-            if let Some(interim) = interim::parse(head.status, bytes) {
-                self.announced.interims().push(interim);
-            }
+            self.spans.clear();
             self.state = State::Head(Head::default());
-            return Ok(());
+            return Ok(Part::Interim(bytes.len(), interim::parse(head.status, bytes)));
         }
         self.reusable = head.keeps_alive();
         // RFC 9112 §6.3: these have no body, whatever their fields say.
-        let has_body = self.announced.expected() != Some(Expected::HeadOnly) && !matches!(head.status, 204 | 304);
+        let has_body = self.expected != Some(Expected::HeadOnly) && !matches!(head.status, 204 | 304);
         match head.lengths.body() {
-            Some(Body::Chunked) if has_body => self.state = State::Chunked(Chunked::new()),
+            Some(Body::Chunked) if has_body => self.state = State::Chunked(Chunked::new(), Vec::new()),
             Some(Body::Sized(length)) if has_body && length > 0 => self.state = State::Sized(length),
             None if has_body => self.state = State::UntilClose,
             _ => self.message_ended(),
         }
-        Ok(())
+        Ok(part)
     }
 
     fn message_ended(&mut self) {
         self.state = State::Idle;
-        self.announced.answered(self.reusable);
+        self.expected = None;
     }
+}
+
+/// The fields in the bytes of a valid trailer section.
+fn fields(section: &[u8]) -> Result<HeaderMap, Malformed> {
+    let (mut fields, mut rest) = (HeaderMap::new(), section);
+    while let Line::Field { name, value, len } = line(rest)? {
+        let name = HeaderName::from_bytes(name).map_err(|_| Malformed::FieldName)?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| Malformed::FieldValue)?;
+        fields.try_append(name, value).map_err(|_| Malformed::FieldsTooMany)?;
+        rest = &rest[len..];
+    }
+    Ok(fields)
 }
 
 #[derive(Default)]
@@ -196,7 +320,12 @@ struct Head {
 
 impl Head {
     /// `bytes` start at the head's first byte. Returns its length once it is complete.
-    fn advance(&mut self, bytes: &[u8], limits: &ResponseLimits) -> Result<Option<usize>, BadResponse> {
+    fn advance(
+        &mut self,
+        bytes: &[u8],
+        limits: &ResponseLimits,
+        spans: &mut Vec<Span>,
+    ) -> Result<Option<usize>, BadResponse> {
         let window = bytes.len().min(limits.head_bytes_max);
         let version = match self.version {
             Some(version) => version,
@@ -222,6 +351,13 @@ impl Head {
                     if name.eq_ignore_ascii_case(b"connection") {
                         self.note_connection(value);
                     }
+                    let value_at = name.len() + 1 + blanks(&bytes[self.at + name.len() + 1..]);
+                    spans.push(Span {
+                        name: self.at,
+                        name_len: name.len(),
+                        value: self.at + value_at,
+                        value_len: value.len(),
+                    });
                     self.at += len;
                 }
             }
@@ -240,6 +376,11 @@ impl Head {
     fn keeps_alive(&self) -> bool {
         !self.says_close && (self.version == Some(Version::Http11) || self.says_keep_alive)
     }
+}
+
+/// How many blanks `bytes` begin with.
+fn blanks(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count()
 }
 
 fn partial(bytes: &[u8], limits: &ResponseLimits) -> Result<Option<usize>, BadResponse> {

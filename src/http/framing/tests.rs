@@ -4,12 +4,8 @@
 
 use bytes::Bytes;
 use http::Method;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use super::response::Responses;
 use super::*;
 
 const LIMITS: RequestLimits = RequestLimits { head_bytes_max: 32 << 10, fields_max: 100, target_bytes_max: 8 << 10 };
@@ -398,14 +394,27 @@ proptest! {
 
 const RESPONSE_LIMITS: ResponseLimits = ResponseLimits { head_bytes_max: 16 << 10, fields_max: 100 };
 
-/// Bytes that passed, why it ended, and whether the connection is clean then.
+/// What the parts of a response are, why it ended, and whether the connection can be used again then.
 fn respond(method: &Method, pieces: &[&[u8]]) -> (Vec<u8>, Option<BadResponse>, bool) {
-    let state = UpstreamState::new();
-    let mut responses = Responses::new(RESPONSE_LIMITS, state.clone());
-    state.announce(method);
-    state.begun();
-    let (passed, bad) = run(&mut responses, pieces);
-    (passed, bad, state.is_clean())
+    let mut responses = Responses::new(RESPONSE_LIMITS);
+    responses.announce(method);
+    let (mut held, mut content) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        held.extend_from_slice(piece);
+        while !held.is_empty() {
+            let taken = match responses.next(&held) {
+                Err(bad) => return (content, Some(bad), false),
+                Ok(Part::Partial) => break,
+                Ok(Part::Head(len) | Part::Interim(len, _) | Part::Framing(len) | Part::Trailers(len, _)) => len,
+                Ok(Part::Data(len)) => {
+                    content.extend_from_slice(&held[..len]);
+                    len
+                }
+            };
+            held.drain(..taken);
+        }
+    }
+    (content, None, responses.is_reusable())
 }
 
 #[derive(Debug, PartialEq)]
@@ -422,10 +431,9 @@ fn check_response(method: Method, text: &str, expected: Then) {
     let single: Vec<&[u8]> = bytes.chunks(dribble(&bytes)).collect();
     for pieces in [&[&bytes[..]][..], &single] {
         let then = match respond(&method, pieces) {
-            (_, Some(bad), false) => Then::Bad(bad),
+            (_, Some(bad), _) => Then::Bad(bad),
             (_, None, true) => Then::Clean,
             (_, None, false) => Then::Open,
-            (_, Some(bad), true) => panic!("clean after {bad}"),
         };
         assert_eq!(then, expected, "{text}");
     }
@@ -489,115 +497,43 @@ fn responses_that_cannot_be_framed_are_bad() {
 
 #[test]
 fn answer_to_nothing_is_stray() {
-    let state = UpstreamState::new();
-    let mut responses = Responses::new(RESPONSE_LIMITS, state.clone());
-    assert!(state.is_clean());
-    // Announced, but not a byte of it was written.
-    state.announce(&Method::GET);
-    assert_eq!(responses.advance(&mut wire("HTTP/1.1 204 x¶¶")), Err(BadResponse::Stray));
-    assert!(!state.is_clean());
+    let mut responses = Responses::new(RESPONSE_LIMITS);
+    assert!(responses.is_reusable());
+    assert_eq!(responses.next(b"HTTP/1.1 204 x\r\n\r\n").unwrap_err(), BadResponse::Stray);
 }
 
 #[test]
-fn bytes_behind_a_response_spoil_the_connection_at_once() {
-    let bytes = wire("HTTP/1.1 204 x¶¶HTTP/1.1 204 x¶¶");
-    let state = UpstreamState::new();
-    let mut responses = Responses::new(RESPONSE_LIMITS, state.clone());
-    state.announce(&Method::GET);
-    state.begun();
-    let progress = responses.advance(&mut bytes.clone()).unwrap();
-    assert_eq!(progress.pass, bytes.len() / 2);
-    assert!(!state.is_clean());
+fn head_of_a_response_is_read_where_it_stands() {
+    let block = Bytes::from(wire("HTTP/1.1 203 Some reason¶Content-Length:  5 ¶X-A:¶x-a: \tb c ¶¶hello"));
+    let mut responses = Responses::new(RESPONSE_LIMITS);
+    responses.announce(&Method::GET);
+    let Part::Head(len) = responses.next(&block).unwrap() else { panic!("no head") };
+    let head = responses.head(&block).unwrap();
+    let fields: Vec<_> = head.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    assert_eq!(head.status(), 203);
+    assert_eq!(fields, [("content-length", &b"5"[..]), ("x-a", b""), ("x-a", b"b c")]);
+    assert!(!responses.is_over());
+    assert_eq!(responses.content_left(), Some(5));
+    assert_eq!(block.len() - len, 5);
 }
 
-/// A hyper client on a guarded stream, and the upstream's end of it.
-async fn client() -> (hyper::client::conn::http1::SendRequest<Empty<Bytes>>, UpstreamState, DuplexStream) {
-    let (near, far) = tokio::io::duplex(64 << 10);
-    let guarded = GuardedUpstream::new(near, RESPONSE_LIMITS);
-    let state = guarded.state();
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(guarded)).await.unwrap();
-    tokio::spawn(connection);
-    (sender, state, far)
-}
-
-fn get() -> http::Request<Empty<Bytes>> {
-    http::Request::get("/x").header("host", "t").body(Empty::new()).unwrap()
-}
-
-async fn answer(far: &mut DuplexStream, response: &str) {
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        assert!(far.read_buf(&mut request).await.unwrap() > 0);
+#[test]
+fn content_is_told_from_what_frames_it_however_it_comes() {
+    let bytes = wire("HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5;a=b¶hello¶1¶ ¶005¶world¶0¶X-T: 1¶x-u: 2¶¶");
+    let single: Vec<&[u8]> = bytes.chunks(1).collect();
+    for pieces in [&[&bytes[..]][..], &single] {
+        assert_eq!(respond(&Method::GET, pieces), (b"hello world".to_vec(), None, true));
     }
-    far.write_all(&wire(response)).await.unwrap();
-}
-
-#[tokio::test]
-async fn clean_upstream_connection_serves_request_after_request() {
-    let (mut sender, state, mut far) = client().await;
-    for _ in 0..3 {
-        assert!(state.is_clean());
-        state.announce(&Method::GET);
-        assert!(!state.is_clean());
-        let (response, ()) =
-            tokio::join!(sender.send_request(get()), answer(&mut far, "HTTP/1.1 200 OK¶Content-Length: 2¶¶hi"));
-        assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "hi");
-        sender.ready().await.unwrap();
-    }
-    assert!(state.is_clean());
-}
-
-#[tokio::test]
-async fn extra_bytes_of_an_upstream_end_its_connection_after_the_response() {
-    let (mut sender, state, mut far) = client().await;
-    state.announce(&Method::GET);
-    let (response, ()) =
-        tokio::join!(sender.send_request(get()), answer(&mut far, "HTTP/1.1 200 OK¶Content-Length: 2¶¶hiEXTRA"));
-    assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "hi");
-    assert!(!state.is_clean());
-    assert!(sender.ready().await.is_err());
-}
-
-#[tokio::test]
-async fn malformed_response_is_told_as_such() {
-    let (mut sender, state, mut far) = client().await;
-    state.announce(&Method::GET);
-    let response = "HTTP/1.1 200 OK¶Content-Length: 2¶Content-Length: 3¶¶hi";
-    let (response, ()) = tokio::join!(sender.send_request(get()), answer(&mut far, response));
-    assert_eq!(BadResponse::of(&response.unwrap_err()), Some(BadResponse::Message(Malformed::LengthRepeated)));
-    assert!(!state.is_untouched());
-}
-
-#[tokio::test]
-async fn cut_chunk_of_an_upstream_is_an_error_of_the_body() {
-    let (mut sender, state, mut far) = client().await;
-    state.announce(&Method::GET);
-    let response = "HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶5¶hello¶5 ¶world¶0¶¶";
-    let (response, ()) = tokio::join!(sender.send_request(get()), answer(&mut far, response));
-    let error = response.unwrap().into_body().collect().await.unwrap_err();
-    assert_eq!(BadResponse::of(&error), Some(BadResponse::Message(Malformed::ChunkSize)));
-}
-
-#[tokio::test]
-async fn request_is_not_written_behind_bytes_that_were_there_before() {
-    let (near, mut far) = tokio::io::duplex(1024);
-    let mut guarded = GuardedUpstream::new(near, RESPONSE_LIMITS);
-    let state = guarded.state();
-    far.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-    state.announce(&Method::GET);
-    let error = guarded.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap_err();
-    assert_eq!(BadResponse::of(&error), Some(BadResponse::Stray));
-    assert!(state.is_untouched() && !state.is_clean());
-}
-
-#[tokio::test]
-async fn request_is_not_written_to_a_connection_that_the_upstream_has_closed() {
-    let (near, far) = tokio::io::duplex(1024);
-    let mut guarded = GuardedUpstream::new(near, RESPONSE_LIMITS);
-    let state = guarded.state();
-    drop(far);
-    state.announce(&Method::GET);
-    let error = guarded.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap_err();
-    assert_eq!(BadResponse::of(&error), Some(BadResponse::Closed));
-    assert!(state.is_untouched());
+    let mut responses = Responses::new(RESPONSE_LIMITS);
+    responses.announce(&Method::GET);
+    let mut rest = &bytes[..];
+    let trailers = loop {
+        match responses.next(rest).unwrap() {
+            Part::Trailers(len, fields) => break (len, fields),
+            Part::Head(len) | Part::Interim(len, _) | Part::Framing(len) | Part::Data(len) => rest = &rest[len..],
+            Part::Partial => panic!("it is whole"),
+        }
+    };
+    assert_eq!((trailers.1["x-t"].as_bytes(), trailers.1["x-u"].as_bytes()), (&b"1"[..], &b"2"[..]));
+    assert!(responses.is_reusable());
 }
