@@ -4,7 +4,7 @@
 //! and as long as a variable says, where that is told at the test.
 
 mod amplification;
-mod bad_keys;
+pub mod bad_keys;
 mod bodies;
 mod churn;
 mod descriptors;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::harness::{Installation, Probe, Served, Setup};
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 
 /// The program with its upstream, its root key and a look at what it takes.
 struct Rig {
@@ -53,7 +53,7 @@ fn narrow(address: SocketAddr) -> TcpStream {
 }
 
 /// Lets time pass that something is measured over.
-fn pass(time: Duration) {
+pub fn pass(time: Duration) {
     let (_kept, never) = channel::<()>();
     let _ = never.recv_timeout(time);
 }
