@@ -3,6 +3,7 @@
 //! The program runs as a process of its own here, and the kernel says what it takes. Each test is short in `cargo test`
 //! and as long as a variable says, where that is told at the test.
 
+mod addresses;
 mod amplification;
 pub mod bad_keys;
 mod bodies;

@@ -184,7 +184,8 @@ impl World {
         if length >= LONG / 3 {
             gauges.check_flat(&self.judge);
         }
-        self.judge.verdict();
+        self.judge.hear(&exit.stderr.lines().map(str::to_owned).collect::<Vec<_>>());
+        self.judge.explain();
     }
 
     /// Lets time pass, and things happen in it.
@@ -198,6 +199,7 @@ impl World {
             // Twice each: a key may be in the audit trail before its caller has it.
             let logged = served.process.take_stderr();
             self.judge.add("lines of log", logged.len());
+            self.judge.hear(&logged);
             let logged = logged.join("\n");
             secrets::check("the log", [before, logged.clone()].concat());
             before = logged;
@@ -248,6 +250,7 @@ impl World {
         let verified = Process::run(&[&["store".to_owned()][..], &self.installation.arguments("verify")].concat());
         assert_eq!(verified.code, Some(0), "{verified:?}");
         println!("{}; {}", self.judge.told(), self.keys.told());
+        self.judge.verdict();
         for what in ["good requests", "uploads", "downloads", "events", "changes", "revocations", "bad keys refused"] {
             assert!(self.judge.counted(what) > 0, "there were no {what}");
         }

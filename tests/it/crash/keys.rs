@@ -93,6 +93,11 @@ impl Keys {
         )
     }
 
+    /// How many changes were acknowledged.
+    pub fn acknowledged(&self) -> usize {
+        self.all().changes
+    }
+
     /// Makes one change of any kind, of any key; `false` once the gate is gone.
     pub fn change_one(&self, line: &mut Line, dice: &mut Dice) -> bool {
         let count = self.all().keys.len();

@@ -53,12 +53,14 @@ pub fn line(door: &Door) -> Line {
 fn change_keys(life: &Life, keys: &Keys, mut dice: Dice) {
     let mut line = line(&life.door);
     while !life.is_ending() {
-        let was_well = life.is_store_well();
+        let (was_well, before) = (life.is_store_well(), keys.acknowledged());
         match keys.change_one(&mut line, &mut dice) {
-            true => {
+            true if keys.acknowledged() > before => {
                 life.count("changes");
                 life.store_works();
             }
+            // Of a key that is gone, or without a key to change.
+            true => {}
             false if was_well && life.is_store_well() => life.blame("a change was not made with the store well"),
             false => life.count("changes not made"),
         }

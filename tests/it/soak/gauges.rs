@@ -87,18 +87,24 @@ impl Gauges {
 
     pub fn told(&self) -> String {
         let [first, .., last] = &self.looks[..] else { return "too short to tell".to_owned() };
+        if self.looks.len() < 10 {
+            return "too short to tell".to_owned();
+        }
         let (early, late) = (self.middle(25..50), self.middle(75..100));
         let kib = |look: Look| look.memory / 1_024;
         let minutes = (late.at - early.at).as_secs_f64() / 60.0;
         #[allow(clippy::cast_precision_loss, reason = "to be read by people")]
         let slope = (kib(late) as f64 - kib(early) as f64) / minutes;
         let cpu = 100.0 * (last.cpu - first.cpu).as_secs_f64() / (last.at - first.at).as_secs_f64();
+        let course: Vec<String> =
+            (0..10).map(|tenth| kib(self.middle(tenth * 10..tenth * 10 + 10)).to_string()).collect();
         format!(
-            "{:.0?}; {} to {} KiB ({slope:+.1} KiB a minute), {} to {} descriptors, {} to {} threads, \
+            "{:.0?}; {} to {} KiB ({slope:+.1} KiB a minute; by tenths {}), {} to {} descriptors, {} to {} threads, \
              {} to {} series; {cpu:.1} % of a processor",
             last.at,
             kib(early),
             kib(late),
+            course.join(" "),
             early.descriptors,
             late.descriptors,
             early.threads,

@@ -1,9 +1,11 @@
 //! What must not happen, and what has happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 
 use super::client::Door;
 use crate::harness::DEADLINE;
@@ -11,10 +13,15 @@ use crate::harness::DEADLINE;
 /// How many faults are told; the others are counted.
 const FAULTS_TOLD: usize = 10;
 
+/// How many warnings of the gate are kept, to be told with the faults.
+const WARNINGS_KEPT: usize = 60;
+
 #[derive(Default)]
 pub struct Judge {
     faults: Mutex<Vec<String>>,
     counts: Mutex<BTreeMap<&'static str, usize>>,
+    /// The last lines of the gate's log that are warnings or errors.
+    warnings: Mutex<VecDeque<String>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -23,8 +30,27 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Judge {
     pub fn blame(&self, what: String) {
-        println!("FAULT: {what}");
-        locked(&self.faults).push(what);
+        let at = Timestamp::now();
+        println!("FAULT at {at}: {what}");
+        locked(&self.faults).push(format!("{at}: {what}"));
+    }
+
+    /// Keeps what of the gate's log explains faults.
+    pub fn hear(&self, logged: &[String]) {
+        let mut warnings = locked(&self.warnings);
+        let is_warning = |line: &&String| line.contains(r#""level":"WARN""#) || line.contains(r#""level":"ERROR""#);
+        warnings.extend(logged.iter().filter(is_warning).cloned());
+        let surplus = warnings.len().saturating_sub(WARNINGS_KEPT);
+        warnings.drain(..surplus);
+    }
+
+    /// Tells the warnings before the faults, if there were any since the last time.
+    pub fn explain(&self) {
+        let (faults, mut warnings) = (locked(&self.faults), locked(&self.warnings));
+        if !faults.is_empty() {
+            warnings.iter().for_each(|line| println!("{line}"));
+        }
+        warnings.clear();
     }
 
     pub fn count(&self, what: &'static str) {
