@@ -32,7 +32,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::ops::Readiness;
 use crate::proxy::{self, Door, Proxy};
-use crate::server::{self, Drain, Listeners, Shutdown, Slots, Workers};
+use crate::server::{self, Addresses, Drain, Listeners, Shutdown, Slots, Workers};
 use crate::store::Store;
 use crate::upstream;
 
@@ -190,6 +190,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
         client: Arc::clone(&client),
         http2: Arc::clone(&http2),
         slots: slots.clone(),
+        addresses: Some(Addresses::default()),
         draining,
         metrics: Arc::clone(&proxy.metrics),
         tls: tls.public.clone(),
@@ -212,6 +213,7 @@ fn listen(assembled: Assembled) -> anyhow::Result<Running> {
     let ops_context = server::Context {
         draining,
         slots: Slots::new(OPS_CONNECTIONS_MAX),
+        addresses: None,
         tls: tls.ops.clone(),
         proxy_protocol: false,
         ..context

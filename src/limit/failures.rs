@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::FailureLimits;
+use super::address::Address;
 use super::bucket::interval;
 
 const SHARDS_MAX: usize = 16;
@@ -43,16 +44,8 @@ struct Limit {
 #[derive(Default)]
 struct Shard {
     /// When the failures of an address will have worn off: GCRA's theoretical arrival time.
-    clear_at: HashMap<Client, Instant>,
+    clear_at: HashMap<Address, Instant>,
     swept: Option<Instant>,
-}
-
-/// Whom a failure counts against.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-enum Client {
-    V4(Ipv4Addr),
-    /// The first 64 bits: an IPv6 client chooses the rest itself.
-    V6([u16; 4]),
 }
 
 impl Failures {
@@ -78,7 +71,7 @@ impl Failures {
         let successor = Self::new(limits);
         let Some(limit) = successor.limit else { return successor };
         for shard in &self.shards {
-            let known: Vec<(Client, Instant)> =
+            let known: Vec<(Address, Instant)> =
                 lock(shard).clear_at.iter().map(|(client, at)| (*client, *at)).collect();
             for (client, clear_at) in known.into_iter().filter(|(_, clear_at)| *clear_at > now) {
                 successor.note(client, limit, now, |_| clear_at.min(now + limit.refill));
@@ -93,7 +86,7 @@ impl Failures {
         if self.since_start(now) >= self.last_block_ends.load(Ordering::Relaxed) {
             return None;
         }
-        let client = Client::of(address);
+        let client = Address::of(address);
         let clear_at = *self.shard(client).clear_at.get(&client)?;
         limit.blocked(clear_at, now)
     }
@@ -105,10 +98,10 @@ impl Failures {
         };
         // Not beyond a full burst: requests that were under way when the block began must not lengthen it.
         let one_more = |clear_at: Instant| (clear_at.max(now) + limit.interval).min(now + limit.refill);
-        self.note(Client::of(address), limit, now, one_more);
+        self.note(Address::of(address), limit, now, one_more);
     }
 
-    fn note(&self, client: Client, limit: Limit, now: Instant, next: impl FnOnce(Instant) -> Instant) {
+    fn note(&self, client: Address, limit: Limit, now: Instant, next: impl FnOnce(Instant) -> Instant) {
         let mut shard = self.shard(client);
         shard.make_room(client, self.shard_addresses_max, now);
         let clear_at = shard.clear_at.entry(client).or_insert(now);
@@ -129,7 +122,7 @@ impl Failures {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn shard(&self, client: Client) -> MutexGuard<'_, Shard> {
+    fn shard(&self, client: Address) -> MutexGuard<'_, Shard> {
         // The map inside hashes with another seed, so a shard's addresses do not gather in one part of it.
         let index = self.hasher.hash_one(client) % self.shards.len() as u64;
         lock(&self.shards[index as usize])
@@ -151,7 +144,7 @@ impl Limit {
 
 impl Shard {
     /// Makes sure that an entry for `client` keeps the shard within `max`.
-    fn make_room(&mut self, client: Client, max: usize, now: Instant) {
+    fn make_room(&mut self, client: Address, max: usize, now: Instant) {
         if self.clear_at.len() < max || self.clear_at.contains_key(&client) {
             return;
         }
@@ -173,19 +166,6 @@ impl Shard {
         let mildest = sample.min_by_key(|(_, clear_at)| **clear_at).map(|(client, _)| *client);
         if let Some(client) = mildest {
             self.clear_at.remove(&client);
-        }
-    }
-}
-
-impl Client {
-    fn of(address: IpAddr) -> Self {
-        // IPv4 that came in over an IPv6 socket (::ffff:a.b.c.d) is IPv4: as a /64, all of them would be one.
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Self::V6([a, b, c, d])
-            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Knows nothing of keys, routes or statuses. Monotonic time is passed in; nothing here waits, allocates per request or
 //! asks for the time.
 
+mod address;
 mod bucket;
 mod concurrency;
 mod failures;
@@ -13,6 +14,7 @@ use std::num::NonZeroU32;
 
 use crate::settings::{Rate, settings};
 
+pub use address::Address;
 pub use bucket::{Bucket, Quota};
 pub use concurrency::{Concurrency, Slot};
 pub use failures::Failures;

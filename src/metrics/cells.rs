@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::labels::{Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, TlsFailure};
+use super::labels::{ConnectionRefusal, Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, TlsFailure};
 
 thread_local! {
     static SHARD: Cell<usize> = const { Cell::new(0) };
@@ -86,6 +86,7 @@ pub(super) struct Hot {
     pub(super) connections_accepted: AtomicU64,
     pub(super) connections_closed: AtomicU64,
     pub(super) connections_queued: AtomicU64,
+    pub(super) connections_refused: [AtomicU64; ConnectionRefusal::COUNT],
     pub(super) connections_by_protocol: [AtomicU64; Protocol::COUNT],
     pub(super) gate: Histogram,
     pub(super) http2_cuts: [AtomicU64; Http2Cut::COUNT],

@@ -13,7 +13,8 @@ use prometheus::proto::{self, Metric, MetricFamily};
 
 use super::handles::{STATUS_CLASSES, UPSTREAM_BOUNDS};
 use super::labels::{
-    AuditOperation, Cut, Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, Retry, UpstreamFailure,
+    AuditOperation, ConnectionRefusal, Cut, Http2Cut, LimitKind, Outcome, Protocol, ProxyHeaderFailure, Retry,
+    UpstreamFailure,
 };
 use super::process::Process;
 use super::samples::{count, counter, float, gauge, histogram, level, signed, spread};
@@ -119,6 +120,9 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
         let connections = hot.sum(|hot| &hot.connections_by_protocol[*protocol as usize]);
         count(&[("protocol", protocol.as_str())], connections)
     });
+    let refused = ConnectionRefusal::EVERY.iter().map(|refusal| {
+        count(&[("reason", refusal.as_str())], hot.sum(|hot| &hot.connections_refused[*refusal as usize]))
+    });
     let cuts = Http2Cut::EVERY
         .iter()
         .map(|cut| count(&[("reason", cut.as_str())], hot.sum(|hot| &hot.http2_cuts[*cut as usize])));
@@ -134,6 +138,11 @@ fn connections(metrics: &Metrics) -> Vec<MetricFamily> {
             "portcullis_connections_queued_total",
             "Client connections that had to wait for room, because as many as allowed were open.",
             [count(&[], hot.sum(|hot| &hot.connections_queued))],
+        ),
+        counter(
+            "portcullis_connections_refused_total",
+            "Client connections that were closed at once, by why: address_full is client.connections_per_address_max.",
+            refused,
         ),
         counter(
             "portcullis_connections_by_protocol_total",

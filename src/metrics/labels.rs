@@ -84,6 +84,14 @@ labels! {
 }
 
 labels! {
+    /// Why a connection was closed at once.
+    pub enum ConnectionRefusal {
+        /// Its address has as many as it may have.
+        AddressFull = "address_full",
+    }
+}
+
+labels! {
     /// Why a connection to a listener of the PROXY protocol came to nothing.
     pub enum ProxyHeaderFailure {
         Malformed = "malformed",

@@ -29,8 +29,8 @@ use targets::Targets;
 pub use cells::enter_worker;
 pub use handles::{RouteMetrics, UpstreamMetrics};
 pub use labels::{
-    AuditOperation, Cut, Http2Cut, LimitKind, Listener, Outcome, Protocol, ProxyHeaderFailure, Retry, StoreFault,
-    StoreOperation, TlsFailure, UpstreamFailure,
+    AuditOperation, ConnectionRefusal, Cut, Http2Cut, LimitKind, Listener, Outcome, Protocol, ProxyHeaderFailure,
+    Retry, StoreFault, StoreOperation, TlsFailure, UpstreamFailure,
 };
 pub use store::StoreHealth;
 pub use targets::TargetMetrics;
@@ -193,6 +193,11 @@ impl Metrics {
     /// Has to wait for room; it counts as opened once it has some.
     pub fn connection_queued(&self) {
         add_one(&self.hot.here().connections_queued);
+    }
+
+    /// A connection is closed at once; it counts as opened and closed too.
+    pub fn connection_refused(&self, refusal: ConnectionRefusal) {
+        add_one(&self.hot.here().connections_refused[refusal as usize]);
     }
 
     /// A connection was refused for want of a PROXY header that can be believed.

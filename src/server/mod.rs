@@ -7,6 +7,7 @@
 //! Invariants: one timer a connection, and over HTTP/2 one a stream, whatever they wait for; over the limit of connections nothing is accepted; every
 //! task belongs to an accept loop and ends with it.
 
+mod addresses;
 mod connection;
 mod detect;
 mod drain;
@@ -30,12 +31,13 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
+pub use addresses::Addresses;
 pub use drain::{Drain, Draining, drain};
 pub use exchange::{ConnectionInfo, Elapsed, Exchange, Handler, Timer};
 pub use http2::{Http2, Invitation};
 pub use listener::{BindError, Listener, Listeners};
 pub use serve::{Context, serve};
-pub use settings::{Client, Listen, Shutdown, WorkerCount};
+pub use settings::{AddressShare, Client, Listen, Shutdown, WorkerCount};
 pub use slots::Slots;
 pub use tunnel::{ClientSocket, Tunnel};
 pub use workers::{Workers, run_workers};

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
+use super::addresses::{Addresses, Place};
 use super::connection::{self, Protocols};
 use super::drain::Draining;
 use super::exchange::{ConnectionInfo, Handler};
@@ -22,7 +23,7 @@ use super::settings::Client;
 use super::slots::{Slot, Slots};
 use super::stream::ClientStream;
 use crate::log::Occasionally;
-use crate::metrics::Metrics;
+use crate::metrics::{ConnectionRefusal, Metrics};
 use crate::tls;
 
 /// What accept loops share.
@@ -33,6 +34,8 @@ pub struct Context {
     /// May change just before `client` does.
     pub http2: Arc<ArcSwap<Http2>>,
     pub slots: Slots,
+    /// `None`: one address may have all connections.
+    pub addresses: Option<Addresses>,
     pub draining: Draining,
     pub metrics: Arc<Metrics>,
     /// `None`: clear text.
@@ -58,6 +61,7 @@ pub async fn serve<H: Handler>(listener: Listener, handler: H, context: Context)
         present: context.client,
         http2: context.http2,
         slots: context.slots,
+        addresses: context.addresses,
         draining: context.draining,
         metrics: context.metrics,
         tls: context.tls,
@@ -82,6 +86,7 @@ struct AcceptLoop<H> {
     present: Arc<ArcSwap<Client>>,
     http2: Arc<ArcSwap<Http2>>,
     slots: Slots,
+    addresses: Option<Addresses>,
     draining: Draining,
     metrics: Arc<Metrics>,
     tls: Option<Arc<tls::Server>>,
@@ -177,7 +182,7 @@ impl<H: Handler> AcceptLoop<H> {
         let (protocols, client) = (Arc::clone(&self.protocols), Arc::clone(&self.client));
         let (handler, draining) = (self.handler.clone(), self.draining.clone());
         let open = Open::new(Arc::clone(&self.metrics), slot);
-        let (tls, proxy_protocol) = (self.tls.clone(), self.proxy_protocol);
+        let (tls, proxy_protocol, addresses) = (self.tls.clone(), self.proxy_protocol, self.addresses.clone());
         self.connections.spawn(async move {
             let peer = match proxy_protocol {
                 false => peer,
@@ -187,6 +192,7 @@ impl<H: Handler> AcceptLoop<H> {
                     Err(ended) => return open.unproxied(peer, &ended),
                 },
             };
+            let Ok(_place) = place(addresses.as_ref(), peer, &client, &handler) else { return open.one_too_many(peer) };
             let (socket, tls) = match tls {
                 None => (ClientStream::Clear(socket), None),
                 Some(tls) => match handshake::shake(socket, &tls, &client, &draining).await {
@@ -247,6 +253,15 @@ impl Open {
         }
     }
 
+    /// Its address has as many connections as it may have.
+    fn one_too_many(self, peer: SocketAddr) {
+        static REFUSED: Occasionally = Occasionally::new();
+        self.metrics.connection_refused(ConnectionRefusal::AddressFull);
+        if let Some(suppressed) = REFUSED.due(Instant::now()) {
+            warn!(%peer, suppressed, "connection refused: client.connections_per_address_max of its address are open");
+        }
+    }
+
     fn never_began(self, peer: SocketAddr, ended: &Ended) {
         if let Some(failure) = ended.failure() {
             self.metrics.tls_handshake_failed(failure);
@@ -258,6 +273,23 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.metrics.connection_closed();
+    }
+}
+
+struct Full;
+
+/// Where a connection counts while it lives; `None`: nowhere, since it may be one of any number.
+fn place<H: Handler>(
+    addresses: Option<&Addresses>,
+    peer: SocketAddr,
+    client: &Client,
+    handler: &H,
+) -> Result<Option<Place>, Full> {
+    match addresses {
+        Some(addresses) if !handler.is_trusted_proxy(peer.ip()) => {
+            addresses.enter(peer.ip(), client.connections_per_address()).map(Some).ok_or(Full)
+        }
+        _ => Ok(None),
     }
 }
 

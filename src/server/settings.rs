@@ -29,6 +29,9 @@ settings! {
     pub struct Client {
         /// Connections served at once, over all workers; more wait in the backlog.
         pub connections_max: NonZeroU32 = NonZeroU32::new(10_000).expect("not zero"),
+        /// Those of one client address, an IPv6 address by its /64: what is beyond is closed at once. Trusted proxies, who
+        /// speak for many, may have all.
+        pub connections_per_address_max: AddressShare = AddressShare::Auto,
         /// Silence allowed on a new connection.
         pub first_byte_timeout: Duration = Duration::from_secs(10),
         /// From the first byte of a request to the end of its header section.
@@ -62,10 +65,46 @@ settings! {
     }
 }
 
+/// How many of the connections one client address may have: `"auto"` is half of them, so that no address alone keeps all
+/// others out; `"off"` is all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AddressShare {
+    Auto,
+    Fixed(NonZeroU32),
+    Off,
+}
+
+impl AddressShare {
+    /// Of so many connections. `None`: all of them.
+    pub fn of(self, connections_max: NonZeroU32) -> Option<NonZeroU32> {
+        match self {
+            Self::Auto => NonZeroU32::new(connections_max.get().div_ceil(2)),
+            Self::Fixed(max) => Some(max),
+            Self::Off => None,
+        }
+    }
+}
+
+impl Value for AddressShare {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        match node.value().as_str() {
+            Some("auto") => Some(Self::Auto),
+            Some("off") => Some(Self::Off),
+            Some(_) => node.problem(format!("{} must be \"auto\", \"off\" or a whole number", node.path())),
+            None => NonZeroU32::read(node).map(Self::Fixed),
+        }
+    }
+}
+
 /// hyper parses no longer request target.
 const TARGET_BYTES_CEILING: usize = 65_534;
 
 impl Client {
+    /// How many connections one client address may have; `None`: all.
+    pub(super) fn connections_per_address(&self) -> Option<NonZeroU32> {
+        self.connections_per_address_max.of(self.connections_max)
+    }
+
     pub(crate) fn request_limits(&self) -> RequestLimits {
         RequestLimits {
             head_bytes_max: self.header_bytes_max.as_usize(),

@@ -106,6 +106,7 @@ impl Running {
             client: Arc::clone(&client),
             http2: Arc::default(),
             slots: slots.clone(),
+            addresses: None,
             draining,
             metrics,
             tls: None,

@@ -3,8 +3,8 @@
 //! A store lives through many rounds, so that the database's snapshots, its garbage collection and segments that are used
 //! again are met too. After each kill everything is compared: what was acknowledged is there, anything else whole or absent.
 
-mod client;
-mod keys;
+pub mod client;
+pub mod keys;
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -75,12 +75,12 @@ fn live_through(kills: usize, segment_bytes: Option<usize>, mut dice: Dice) -> S
             continue;
         }
         let served = installation.serve();
-        keys.compare(&served, &mut dice);
+        keys.compare(Line::to(served.public), &mut dice);
         installation.upstream().forget();
         kill_under_changes(served, &keys, &mut dice);
     }
     let served = installation.serve();
-    keys.compare(&served, &mut dice);
+    keys.compare(Line::to(served.public), &mut dice);
     let bytes = std::fs::metadata(data.join("db")).expect("the store's file").len();
     format!("{kills} kills, {at_start} of them at start; {}, lost 0; {bytes} bytes", keys.told())
 }

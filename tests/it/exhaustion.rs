@@ -3,8 +3,9 @@
 //! The program runs as a process of its own here, and the kernel says what it takes. Each test is short in `cargo test`
 //! and as long as a variable says, where that is told at the test.
 
+mod addresses;
 mod amplification;
-mod bad_keys;
+pub mod bad_keys;
 mod bodies;
 mod churn;
 mod descriptors;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use crate::harness::{Installation, Probe, Served, Setup};
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 
 /// The program with its upstream, its root key and a look at what it takes.
 struct Rig {
@@ -53,7 +54,7 @@ fn narrow(address: SocketAddr) -> TcpStream {
 }
 
 /// Lets time pass that something is measured over.
-fn pass(time: Duration) {
+pub fn pass(time: Duration) {
     let (_kept, never) = channel::<()>();
     let _ = never.recv_timeout(time);
 }

@@ -32,6 +32,7 @@ mod revocation;
 mod rewrites;
 mod secrets;
 mod security;
+mod soak;
 mod spec;
 mod stack;
 mod store_commands;

@@ -335,7 +335,7 @@ fn a_key_deleted_while_its_requests_come_in_leaves_none_running() {
         check(&gate.root().delete(reader.id()), 204);
         // Refused, or begun and cut: what does not end would wait for its deadline here.
         for wire in &mut wires {
-            wire.read_response();
+            wire.read_response_or_close("GET");
         }
     }
     assert_eq!(gate.metric("portcullis_requests_in_flight"), 0.0);

@@ -1,6 +1,6 @@
 //! Faults of the store: what is known goes on, what is acknowledged stays, and the store works again without a restart.
 
-mod disk;
+pub mod disk;
 
 use std::time::{Duration, Instant};
 

@@ -3,13 +3,20 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use crate::harness::{DEADLINE, basic};
+use crate::harness::{DEADLINE, GATE, TlsClient, basic};
 
 /// A connection that is used again and again, until it breaks.
 pub struct Line {
     address: SocketAddr,
-    stream: Option<TcpStream>,
+    tls: Option<TlsClient>,
+    /// Whether 503, after which a change may have been made or not, is as no answer.
+    takes_503_for_silence: bool,
+    stream: Option<Box<dyn Stream>>,
 }
+
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
 
 /// A whole answer.
 #[derive(Debug)]
@@ -22,7 +29,12 @@ pub struct Told {
 
 impl Line {
     pub fn to(address: SocketAddr) -> Self {
-        Self { address, stream: None }
+        Self { address, tls: None, takes_503_for_silence: false, stream: None }
+    }
+
+    /// To a gate whose store may fail, too, over TLS where it is given.
+    pub fn to_faulty(address: SocketAddr, tls: Option<&TlsClient>) -> Self {
+        Self { tls: tls.cloned(), takes_503_for_silence: true, ..Self::to(address) }
     }
 
     /// Sends a request, and `None` when there is no whole answer.
@@ -31,17 +43,24 @@ impl Line {
         if told.is_none() {
             self.stream = None;
         }
-        told
+        told.filter(|told| !(self.takes_503_for_silence && told.status == 503))
+    }
+
+    fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+        if let Some(tls) = &self.tls {
+            return Ok(Box::new(tls.shake(self.address, GATE)?));
+        }
+        let stream = TcpStream::connect_timeout(&self.address, DEADLINE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(Box::new(stream))
     }
 
     fn try_call(&mut self, secret: &str, method: &str, path: &str, more: &str, body: &str) -> Option<Told> {
         if self.stream.is_none() {
-            let stream = TcpStream::connect_timeout(&self.address, DEADLINE).ok()?;
-            stream.set_nodelay(true).ok()?;
-            stream.set_read_timeout(Some(DEADLINE)).ok()?;
-            self.stream = Some(stream);
+            self.stream = Some(self.connect().ok()?);
         }
-        let stream = self.stream.as_mut()?;
+        let stream = self.stream.as_deref_mut()?;
         let (authorization, length) = (basic(secret), body.len());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: gate.test\r\nAuthorization: {authorization}\r\n{more}\
@@ -71,7 +90,7 @@ impl Line {
     }
 }
 
-fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<()> {
+fn read_more(stream: &mut dyn Stream, received: &mut Vec<u8>) -> Option<()> {
     let mut buffer = [0; 16_384];
     let count = stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
     received.extend_from_slice(&buffer[..count]);

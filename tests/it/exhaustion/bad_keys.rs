@@ -29,7 +29,7 @@ enum Bad {
 }
 
 /// A key's text from its id on, with the rest random and the checksum right.
-fn with_id(id: &str) -> String {
+pub fn with_id(id: &str) -> String {
     let random = KeySecret::generate().expect("randomness").expose().to_owned();
     let body = format!("{id}{}", &random[id.len()..random.len() - 6]);
     let mut crc = crc32fast::hash(body.as_bytes());

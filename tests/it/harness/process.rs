@@ -150,6 +150,12 @@ impl Process {
         &self.stderr
     }
 
+    /// Everything on stderr that was not taken before. It is the taker's to search.
+    pub fn take_stderr(&mut self) -> Vec<String> {
+        self.stderr();
+        std::mem::take(&mut self.stderr)
+    }
+
     /// `false` once both outputs have ended.
     #[track_caller]
     fn read_line(&mut self, deadline: Instant) -> bool {

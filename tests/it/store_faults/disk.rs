@@ -196,7 +196,8 @@ fn a_limit_of_file_sizes_that_is_reached_is_no_end_and_is_forgiven_when_it_is_li
     ill.holds_what_was_acknowledged();
 }
 
-fn limit_files(process: &Process, soft: &str) {
+/// The largest file that a process may write, in bytes or `unlimited`.
+pub fn limit_files(process: &Process, soft: &str) {
     let mut command = Command::new("prlimit");
     command.args(["--pid", &process.pid().to_string(), &format!("--fsize={soft}:unlimited")]);
     assert_eq!(Process::spawn(command).wait().code, Some(0));
