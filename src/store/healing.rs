@@ -114,6 +114,7 @@ impl HealingStore {
 impl Drop for HealingStore {
     fn drop(&mut self) {
         self.shared.bell.end();
+        self.shared.calls.end();
         let well = self.shared.health.trouble().is_none();
         let store = self.shared.change().store.take();
         drop(store);
@@ -240,7 +241,7 @@ impl Store for HealingStore {
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        self.shared.call("check", Access::Write, |store| store.check())
+        self.shared.call(calls::CHECK, Access::Write, |store| store.check())
     }
 
     fn health(&self) -> Option<Arc<StoreHealth>> {

@@ -8,6 +8,7 @@
 //! nothing but [`SledStore::check`]; closing one whose thread has died waits for that thread for ever.
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -30,6 +31,10 @@ use crate::key::{KeyId, KeyRecord};
 
 /// The database collects its garbage in the same thread that flushes; seconds are enough, since commits flush themselves.
 const FLUSH_EVERY_MS: u64 = 5_000;
+/// How late the database's threads may be when they wake by themselves. Seven of them do so each second, to find nothing
+/// to do: this late they wait for one another, and on an idle machine for something that wakes it anyway. None is later
+/// when it is called.
+const THREADS_LATE_MAX: Duration = Duration::from_secs(4);
 /// A transaction keeps readers out: this many rows take well under a millisecond.
 const TOUCHED_AT_ONCE: usize = 64;
 /// How many old changes one commit drops at most: catches up when `changes_max` was lowered.
@@ -333,9 +338,9 @@ impl SledStore {
         write_mark(&self.mark, revision).and_then(|()| self.mark.sync_all()).map_err(at(path))
     }
 
-    /// Looks at every third call, and believes the second look: a thread has its name a moment after its start.
+    /// Looks at every second call, and believes the second look: a thread has its name a moment after its start.
     fn flusher_has_died(&self) -> bool {
-        if !self.flusher_looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
+        if !self.flusher_looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             return false;
         }
         if !flusher_is_missing() {
@@ -389,7 +394,7 @@ impl Rows {
             .cache_capacity(cache)
             .flush_every_ms(Some(FLUSH_EVERY_MS));
         // Nothing of ours is touched inside, so nothing of ours can be left half done.
-        match catch_unwind(AssertUnwindSafe(|| Self::open_unguarded(&config))) {
+        match at_leisure(|| catch_unwind(AssertUnwindSafe(|| Self::open_unguarded(&config)))) {
             Ok(opened) => opened.map_err(|source| unopened(path, source)),
             Err(_panic) => Err(damaged()),
         }
@@ -418,6 +423,17 @@ pub(super) fn guard<T>(call: impl FnOnce() -> Result<T, ::sled::Error>) -> Resul
         Ok(result) => result.map_err(StoreError::Database),
         Err(_panic) => Err(StoreError::Panicked),
     }
+}
+
+/// Runs what starts threads so that timers of theirs may be late: a thread has that from the one that starts it.
+fn at_leisure<T>(start: impl FnOnce() -> T) -> T {
+    let late_max = u64::try_from(THREADS_LATE_MAX.as_nanos()).ok().and_then(NonZeroU64::new);
+    let own = rustix::thread::current_timer_slack().ok().and_then(NonZeroU64::new);
+    // Where it cannot be had, they wake more often.
+    let _ = rustix::thread::set_current_timer_slack(late_max);
+    let started = start();
+    let _ = rustix::thread::set_current_timer_slack(own);
+    started
 }
 
 /// Opens the database once the threads of one that this process has just closed have let go of its file.

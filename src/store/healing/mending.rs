@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::calls::CHECK;
 use super::{Shared, checked};
 use crate::store::{Store, StoreError};
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// With the time that opening takes, this is what passes at most between the end of a fault and the end of its effects.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -82,7 +83,7 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn look(shared: &Shared, store: &Arc<dyn Store>) {
-    let _running = shared.calls.begin("check");
+    let _running = shared.calls.begin(CHECK);
     if let Err(error) = checked(&**store) {
         shared.failed(store, &error);
     }
