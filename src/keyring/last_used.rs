@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot, watch};
@@ -24,7 +25,11 @@ use crate::store::Store;
 const QUEUED_MAX: usize = 1 << 20;
 
 pub(super) struct LastUsed {
-    queue: SyncSender<Arc<Holder>>,
+    /// Takes room as it is needed: as a fixed one it would take some MiB before the first request.
+    queue: Sender<Arc<Holder>>,
+    /// How many wait in it, and may.
+    waiting: AtomicUsize,
+    waiting_max: usize,
     /// Locked by whoever flushes, to the end of it.
     backlog: Mutex<Backlog>,
     store: Arc<dyn Store>,
@@ -49,10 +54,10 @@ impl LastUsed {
         control: Handle,
     ) -> Self {
         // A holder is queued once, so there is room for each key in the cache.
-        let capacity = usize::try_from(cached_max.get()).unwrap_or(QUEUED_MAX).min(QUEUED_MAX);
-        let (queue, queued) = sync_channel(capacity);
+        let waiting_max = usize::try_from(cached_max.get()).unwrap_or(QUEUED_MAX).min(QUEUED_MAX);
+        let (queue, queued) = channel();
         let backlog = Mutex::new(Backlog { queued, unwritten: HashMap::new() });
-        Self { queue, backlog, store, known, clock, metrics, control }
+        Self { queue, waiting: AtomicUsize::new(0), waiting_max, backlog, store, known, clock, metrics, control }
     }
 
     /// Notes that the key is used at `moment`, which is about now. Never waits.
@@ -60,10 +65,13 @@ impl LastUsed {
         if !holder.used(self.clock.now_at(moment)) {
             return;
         }
-        match self.queue.try_send(Arc::clone(holder)) {
-            Ok(()) => self.metrics.last_used_queued(),
-            Err(_) => holder.unqueue(),
+        // Taken off after it is received, so that never more wait than this says.
+        let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < self.waiting_max;
+        if has_room && self.queue.send(Arc::clone(holder)).is_ok() {
+            return self.metrics.last_used_queued();
         }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        holder.unqueue();
     }
 
     /// Flushes once a window, until `stop` is sent or dropped.
@@ -82,7 +90,7 @@ impl LastUsed {
     /// Hands everything noted so far to the store. What it refuses stays for the next flush.
     pub(super) async fn flush(&self) {
         let mut backlog = self.backlog.lock().await;
-        backlog.collect(&self.known);
+        backlog.collect(&self.known, &self.waiting);
         self.metrics.set_last_used_backlog(backlog.unwritten.len());
         if !backlog.unwritten.is_empty() {
             let uses: Vec<(KeyId, Timestamp)> = backlog.unwritten.iter().map(|(id, at)| (*id, *at)).collect();
@@ -106,8 +114,9 @@ impl LastUsed {
 }
 
 impl Backlog {
-    fn collect(&mut self, known: &Known) {
+    fn collect(&mut self, known: &Known, waiting: &AtomicUsize) {
         for holder in self.queued.try_iter() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
             holder.unqueue();
             if let Some(at) = holder.last_used() {
                 let latest = self.unwritten.entry(holder.id()).or_insert(at);
