@@ -114,7 +114,11 @@ pub(super) struct Silence {
     drain_timeout: Option<Duration>,
     heads: u64,
     deadline: Option<Moment>,
+    sleeps: Option<Moment>,
 }
+
+/// A pause between two requests that is worth giving back what the last one needed; a quarter of `idle_timeout` is as well.
+const SLEEPS_AFTER: Duration = Duration::from_secs(1);
 
 impl Silence {
     pub(super) fn new(client: &Client) -> Self {
@@ -124,6 +128,7 @@ impl Silence {
             drain_timeout: None,
             heads: 0,
             deadline: None,
+            sleeps: None,
         }
     }
 
@@ -147,6 +152,16 @@ impl Silence {
         }
         let timeout = if self.heads == 0 { self.first_byte_timeout } else { self.idle_timeout };
         let timeout = self.drain_timeout.map_or(timeout, |drain_timeout| timeout.min(drain_timeout));
-        Some(*self.deadline.get_or_insert_with(|| watch.after(timeout)))
+        if self.deadline.is_none() {
+            let now = Instant::now();
+            self.sleeps = watch.moment(now + SLEEPS_AFTER.min(self.idle_timeout / 4)).into();
+            self.deadline = watch.moment(now + timeout).into();
+        }
+        self.deadline
+    }
+
+    /// When the present silence, if it is one, is long enough to sleep in it.
+    pub(super) fn sleeps(&self) -> Option<Moment> {
+        self.sleeps
     }
 }

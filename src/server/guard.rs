@@ -28,6 +28,9 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\n\r\n";
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
+/// Enough for most heads; the rest of a longer one waits in the sieve.
+const AHEAD_BYTES_MAX: usize = 2 * 1024;
+
 pub(super) struct Guarded<S: AsFd> {
     socket: S,
     sieve: Sieve<Requests>,
@@ -42,6 +45,8 @@ pub(super) struct Guarded<S: AsFd> {
     stand_in: Option<&'static [u8]>,
     /// The rest of the interim responses that have begun.
     aside: Bytes,
+    /// What was read before there was a hyper to read it.
+    ahead: Bytes,
     lingering: Option<Lingering>,
 }
 
@@ -63,6 +68,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
             write_deadline: None,
             stand_in: None,
             aside: Bytes::new(),
+            ahead: Bytes::new(),
             lingering: None,
         }
     }
@@ -75,6 +81,17 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Guarded<S> {
     /// What was read from the socket and hyper has not got.
     pub(super) fn take_held(&mut self) -> BytesMut {
         self.sieve.take_held()
+    }
+
+    /// Waits until there is something for hyper to read, without hyper and the room that it takes for reading.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut room = [0; AHEAD_BYTES_MAX];
+        let mut buf = ReadBuf::new(&mut room);
+        // The end and an error are there again for hyper, as the end at least.
+        if ready!(Pin::new(&mut *self).poll_read(cx, &mut buf)).is_ok() {
+            self.ahead = Bytes::copy_from_slice(buf.filled());
+        }
+        Poll::Ready(())
     }
 
     fn refuse(&mut self, malformed: Malformed) {
@@ -203,6 +220,11 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Guarded<S> {
         if this.watch.is_switched() {
             return Poll::Pending;
         }
+        if !this.ahead.is_empty() {
+            let count = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         if this.sieve.rules().is_undecided() && !this.watch.is_undecided() {
             this.sieve.decide();
         }
@@ -277,6 +299,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Guarded<S> {
         if this.watch.is_switched() {
             return Poll::Ready(Ok(()));
         }
+        this.watch.set_ending();
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }

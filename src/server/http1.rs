@@ -63,11 +63,16 @@ where
     H: Handler,
 {
     let watch = Arc::new(Watch::new(Instant::now()));
-    let guarded = TokioIo::new(Guarded::new(socket, client, Arc::clone(&watch)));
     let service =
         Service { handler, connection: Arc::new(info), watch: Arc::clone(&watch), ordinal: AtomicU64::new(0) };
-    let service = service_fn(move |request| service.call(request));
-    let mut connection = protocol.serve_connection(guarded, service);
+    let service = Arc::new(service);
+    // hyper keeps some 16 KiB for as long as it lives, so it does from a request to the end of the next pause.
+    let awake = |guarded| {
+        let service = Arc::clone(&service);
+        Box::new(protocol.serve_connection(TokioIo::new(guarded), service_fn(move |request| service.call(request))))
+    };
+    let mut asleep = Some(Guarded::new(socket, client, Arc::clone(&watch)));
+    let mut connection = None;
     let mut alarm = pin!(tokio::time::sleep(client.first_byte_timeout));
     let mut silence = Silence::new(client);
     let mut accepting_ended = pin!(draining.accepting_ended());
@@ -83,7 +88,13 @@ where
         loop {
             // Whoever still waits in the handler or in a response body says so again when it is polled.
             watch.clear(Phase::Request);
-            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            let has_work = asleep.as_mut().is_some_and(|guarded| guarded.poll_ahead(cx).is_ready());
+            if has_work {
+                connection = asleep.take().map(awake);
+            }
+            if let Some(connection) = &mut connection
+                && let Poll::Ready(result) = Pin::new(connection).poll(cx)
+            {
                 return Poll::Ready(result);
             }
             // Here only while the client takes nothing: hyper polls no response body then.
@@ -91,15 +102,29 @@ where
                 return Poll::Ready(Ok(()));
             }
             let silence_ends = silence.deadline(&watch);
-            ready!(poll_alarm(alarm.as_mut(), cx, &watch, silence_ends));
+            let sleeps = silence.sleeps().filter(|_| connection.is_some() && watch.is_at_rest(service.answered()));
+            if sleeps.is_some_and(|moment| watch.has_expired(moment)) {
+                let Some(parts) = connection.take().map(|connection| connection.into_parts()) else { continue };
+                // Never so: all that went to hyper belongs to requests that were answered.
+                if !parts.read_buf.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                asleep = Some(parts.io.into_inner());
+                continue;
+            }
+            let earliest = silence_ends.into_iter().chain(sleeps).min();
+            ready!(poll_alarm(alarm.as_mut(), cx, &watch, earliest));
             if silence_ends.is_some_and(|deadline| watch.has_expired(deadline)) {
+                if let Some(guarded) = asleep.take() {
+                    connection = Some(awake(guarded));
+                }
                 // Nothing is in flight, so this closes at once.
-                Pin::new(&mut connection).graceful_shutdown();
+                connection.iter_mut().for_each(|connection| Pin::new(&mut **connection).graceful_shutdown());
             }
         }
     })
     .await?;
-    if let Some(tunnel) = watch.take_tunnel() {
+    if let (Some(tunnel), Some(connection)) = (watch.take_tunnel(), connection) {
         let guarded = connection.into_parts().io.into_inner();
         run_tunnel(tunnel, Switched::new(guarded, client.tunnel_idle_timeout), &watch, alarm).await;
     }
@@ -139,6 +164,11 @@ struct Service<H> {
 }
 
 impl<H: Handler> Service<H> {
+    /// How many requests have come this far.
+    fn answered(&self) -> u64 {
+        self.ordinal.load(Ordering::Relaxed)
+    }
+
     fn call(
         &self,
         request: Request<Incoming>,

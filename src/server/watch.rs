@@ -53,6 +53,8 @@ pub(super) struct Watch {
     is_severed: AtomicBool,
     /// Whether the next response is to be the last one.
     is_leaving: AtomicBool,
+    /// Whether hyper has begun to close the connection.
+    is_ending: AtomicBool,
     /// The number of the request that stands in for a malformed one, from 1, and why.
     refusal: OnceLock<(u64, Malformed)>,
     /// The number of the request that asks for a WebSocket and has no answer yet; 0: none does.
@@ -109,6 +111,7 @@ impl Watch {
             is_cut: AtomicBool::new(false),
             is_severed: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             refusal: OnceLock::new(),
             undecided: AtomicU64::new(0),
             switch: Switch::default(),
@@ -189,6 +192,17 @@ impl Watch {
 
     pub(super) fn is_idle(&self) -> bool {
         self.is_between.load(Ordering::Relaxed) && !self.is_busy.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is on its way, in either direction, after `answered` requests.
+    pub(super) fn is_at_rest(&self, answered: u64) -> bool {
+        let is_ending = self.is_ending.load(Ordering::Relaxed) || self.is_switched();
+        let owes_nothing = !self.is_behind() && !self.has_aside() && self.next().is_none();
+        self.is_idle() && self.heads() == answered && !self.is_undecided() && owes_nothing && !is_ending
+    }
+
+    pub(super) fn set_ending(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn set_busy(&self, is_busy: bool) {

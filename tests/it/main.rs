@@ -22,6 +22,7 @@ mod lifecycle;
 mod limits;
 mod long_running;
 mod operations;
+mod pauses;
 mod power_loss;
 mod presets;
 mod process;
