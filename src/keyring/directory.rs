@@ -17,6 +17,8 @@ pub(super) struct Directory {
     places: HashMap<KeyId, [u8; 8]>,
     /// How many keys have each tag: one, but for a wonder.
     tags: HashMap<Tag, u8>,
+    /// Of the one key that may have been made, and may not.
+    doubted: Option<Tag>,
     counts: Counts,
 }
 
@@ -74,7 +76,8 @@ impl Directory {
         let mut counts = Counts::default();
         entries.iter().for_each(|entry| counts.add(entry));
         let places = entries.iter().map(|entry| (entry.id, entry.created_revision.to_ne_bytes())).collect();
-        let mut directory = Self { order: Vec::new(), places, tags: HashMap::with_capacity(entries.len()), counts };
+        let mut directory =
+            Self { order: Vec::new(), places, tags: HashMap::with_capacity(entries.len()), doubted: None, counts };
         entries.iter().for_each(|entry| directory.count_tag(entry.tag));
         directory.order = entries;
         directory
@@ -105,6 +108,16 @@ impl Directory {
     /// Whether a key has this tag. Takes as long for a wrong secret of a key as for one of nobody's: the id has no part.
     pub(super) fn holds(&self, tag: &Tag) -> bool {
         self.tags.contains_key(tag)
+    }
+
+    /// Whether it is unknown if a key has this tag.
+    pub(super) fn doubts(&self, tag: &Tag) -> bool {
+        self.doubted.as_ref() == Some(tag)
+    }
+
+    /// There is one at most: nothing else is changed before its outcome is known.
+    pub(super) fn doubt(&mut self, tag: Option<Tag>) {
+        self.doubted = tag;
     }
 
     pub(super) fn tag(&self, id: &KeyId) -> Option<Tag> {

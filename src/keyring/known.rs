@@ -127,11 +127,17 @@ impl Known {
         self.changed.send_replace(());
     }
 
-    /// Drops a key from the cache, for a change of it whose outcome is unknown.
-    pub(super) fn distrust(&self, id: &KeyId) {
-        let alone = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+    /// Drops a key from the cache, for a change of it whose outcome is unknown. `made`: the tag of one that it may have made.
+    pub(super) fn distrust(&self, id: &KeyId, made: Option<Tag>) {
+        let mut alone = self.directory.write().unwrap_or_else(PoisonError::into_inner);
         self.let_go(&alone, id);
+        alone.doubt(made);
         self.generation.end();
+    }
+
+    /// The outcome of every change is known.
+    pub(super) fn trust(&self) {
+        self.directory.write().unwrap_or_else(PoisonError::into_inner).doubt(None);
     }
 
     /// When the key was used last: as the store knows, or later.

@@ -287,8 +287,11 @@ impl Keyring {
     async fn look_up(&self, id: KeyId, digest: Digest) -> Result<Option<Arc<Holder>>, Unavailable> {
         self.metrics.cache_miss();
         for _ in 0..LOOK_UPS_MAX {
-            if !self.known.directory().holds(&digest.tag()) {
-                return Ok(None);
+            {
+                let directory = self.known.directory();
+                if !directory.holds(&digest.tag()) {
+                    return if directory.doubts(&digest.tag()) { Err(Unavailable) } else { Ok(None) };
+                }
             }
             let Some(view) = self.reader.view(id).await? else { return Ok(None) };
             // The tag is of some key, and may be of another.

@@ -13,11 +13,13 @@ use super::reader::read_view;
 use crate::clock::Timestamp;
 use crate::key::KeyId;
 use crate::store::portable::{Content, Header, Ported, WriteError, Writer};
-use crate::store::{Store, StoreError};
+use crate::store::{Expiry, Store, StoreError};
 
 /// The keys of one moment. Bounded by the number of keys that are changed while it lives.
 pub struct Snapshot {
     revision: u64,
+    /// The oldest change that the log keeps. It stays there while this lives, unless the log doubles.
+    oldest: Option<u64>,
     /// In order of creation.
     ids: Vec<KeyId>,
     kept: Arc<Kept>,
@@ -49,10 +51,16 @@ impl Pictures {
         ids: Vec<KeyId>,
         store: &Arc<dyn Store>,
         known: &Arc<Known>,
-    ) -> Snapshot {
+    ) -> Result<Snapshot, StoreError> {
+        let oldest = oldest_change(&**store)?;
         let kept = Arc::new(Kept { revision, records: Mutex::default() });
         self.0.push(Arc::downgrade(&kept));
-        Snapshot { revision, ids, kept, store: Arc::clone(store), known: Arc::clone(known) }
+        Ok(Snapshot { revision, oldest, ids, kept, store: Arc::clone(store), known: Arc::clone(known) })
+    }
+
+    /// For a change of which [`Pictures::keep`] was told.
+    pub(super) fn expiry(&self) -> Expiry {
+        if self.0.is_empty() { Expiry::Due } else { Expiry::Deferred }
     }
 
     /// Keeps how a key is before it is changed; only the first change since a snapshot matters to it.
@@ -97,6 +105,10 @@ impl Snapshot {
             writer.key(&self.read(id)?.ok_or(WriteError::Changed)?)?;
         }
         writer.log(&*self.store, stop)?;
+        // Lines go in order, the oldest first: as long as it is there, all of them were.
+        if oldest_change(&*self.store)? != self.oldest {
+            return Err(WriteError::Expired);
+        }
         writer.finish()
     }
 
@@ -108,4 +120,9 @@ impl Snapshot {
         }
         Ok(view.map(|view| Ported { last_used: self.known.last_used(&view), record: view.record }))
     }
+}
+
+/// The revision of the oldest change that the log has.
+fn oldest_change(store: &dyn Store) -> Result<Option<u64>, StoreError> {
+    Ok(store.changes(0, 1)?.first().map(|change| change.revision))
 }

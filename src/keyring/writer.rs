@@ -151,7 +151,11 @@ impl Writer {
         let directory = self.known.directory();
         let ids = directory.page(0, directory.len());
         drop(directory);
-        Ok(self.pictures.take(self.revision, ids, &self.store, &self.known))
+        let snapshot = self.pictures.take(self.revision, ids, &self.store, &self.known);
+        snapshot.map_err(|error| {
+            super::tell_unread(&error);
+            ChangeError::Unavailable
+        })
     }
 
     fn insert(
@@ -262,7 +266,8 @@ impl Writer {
             Some(Ported { last_used: self.known.last_used(&view), record: view.record })
         };
         self.pictures.keep(&id, before);
-        let change = Change { revision: self.revision + 1, at: self.clock.now(), actor, operation };
+        let (revision, at, expiry) = (self.revision + 1, self.clock.now(), self.pictures.expiry());
+        let change = Change { revision, at, actor, operation, expiry };
         // Before it can be made: what becomes of it when this thread panics is uncertain too.
         self.unsettled.insert(id, change.clone());
         let committed = measured(&self.metrics, StoreOperation::ChangeCommit, || self.store.commit(&change));
@@ -303,7 +308,10 @@ impl Writer {
     /// store is unavailable: what the database has in memory may be gone after the next start.
     pub(super) fn doubt(&mut self) {
         self.is_revision_known = false;
-        self.unsettled.keys().for_each(|id| self.known.distrust(id));
+        for (id, change) in &self.unsettled {
+            let made = change.operation.before().is_none().then(|| change.operation.after()).flatten();
+            self.known.distrust(id, made.map(|record| record.digest.tag()));
+        }
     }
 
     /// Makes known what became of uncertain changes, once everything that the store holds is on disk.
@@ -329,6 +337,9 @@ impl Writer {
                 self.audit(&change);
             }
             self.unsettled.remove(&id);
+        }
+        if self.unsettled.is_empty() {
+            self.known.trust();
         }
         (self.revision, self.is_revision_known) = (revision, true);
     }

@@ -38,7 +38,9 @@ impl From<Refused> for StoreError {
     }
 }
 
-type Transacted<T> = Result<T, ConflictableTransactionError<Refused>>;
+/// Records, times of last use, the change log, the state.
+pub(super) type Trees = (TransactionalTree, TransactionalTree, TransactionalTree, TransactionalTree);
+pub(super) type Transacted<T> = Result<T, ConflictableTransactionError<Refused>>;
 
 impl<'c> Commit<'c> {
     pub(super) fn prepare(change: &'c Change, expired: Vec<IVec>) -> Result<Self, StoreError> {
@@ -49,15 +51,7 @@ impl<'c> Commit<'c> {
         Ok(Self { id, change, record, logged, expired })
     }
 
-    pub(super) fn apply(
-        &self,
-        (records, last_used, changes, meta): &(
-            TransactionalTree,
-            TransactionalTree,
-            TransactionalTree,
-            TransactionalTree,
-        ),
-    ) -> Transacted<()> {
+    pub(super) fn apply(&self, (records, last_used, changes, meta): &Trees) -> Transacted<()> {
         let (state, present) = self.checked(records, meta)?;
         match &self.record {
             Some(row) => {
@@ -74,19 +68,13 @@ impl<'c> Commit<'c> {
         }
         let set = self.changed(state.set, present.as_deref());
         let state = State { revision: self.change.revision, set };
-        meta.insert(STATE, encode_state(state).map_err(corrupt_state)?)?;
-        let bucket = Bucket::of(self.id.as_bytes());
-        let row = meta.get(bucket.row_key())?;
-        let set = row.map_or(Ok(SetSum::default()), |row| decode_bucket(bucket, &row)).map_err(corrupt_state)?;
-        let row = encode_bucket(bucket, self.changed(set, present.as_deref())).map_err(corrupt_state)?;
-        meta.insert(bucket.row_key().as_slice(), row)?;
-        Ok(())
+        put_state(meta, state)?;
+        change_bucket(meta, Bucket::of(self.id.as_bytes()), |set| self.changed(set, present.as_deref()))
     }
 
     /// The state before the change and the key's row, if the change fits what is there.
     fn checked(&self, records: &TransactionalTree, meta: &TransactionalTree) -> Transacted<(State, Option<IVec>)> {
-        let row = meta.get(STATE)?;
-        let state = row.map_or(Ok(State::default()), |row| decode_state(&row)).map_err(corrupt_state)?;
+        let state = state_in(meta)?;
         let row = records.get(self.id.as_bytes())?;
         let present = row.as_ref().map(|row| read_record(&self.id, row)).transpose().map_err(refused)?;
         let expected = self.change.operation.before().map(|record| record.revision);
@@ -106,6 +94,28 @@ impl<'c> Commit<'c> {
         }
         set
     }
+}
+
+pub(super) fn state_in(meta: &TransactionalTree) -> Transacted<State> {
+    meta.get(STATE)?.map_or(Ok(State::default()), |row| decode_state(&row)).map_err(corrupt_state)
+}
+
+pub(super) fn put_state(meta: &TransactionalTree, state: State) -> Transacted<()> {
+    meta.insert(STATE, encode_state(state).map_err(corrupt_state)?)?;
+    Ok(())
+}
+
+/// Changes the sum of a part of the keys.
+pub(super) fn change_bucket(
+    meta: &TransactionalTree,
+    bucket: Bucket,
+    change: impl FnOnce(SetSum) -> SetSum,
+) -> Transacted<()> {
+    let row = meta.get(bucket.row_key())?;
+    let set = row.map_or(Ok(SetSum::default()), |row| decode_bucket(bucket, &row)).map_err(corrupt_state)?;
+    let row = encode_bucket(bucket, change(set)).map_err(corrupt_state)?;
+    meta.insert(bucket.row_key().as_slice(), row)?;
+    Ok(())
 }
 
 fn corrupt_state(error: RecordError) -> ConflictableTransactionError<Refused> {

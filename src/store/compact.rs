@@ -3,10 +3,10 @@
 use super::folder::Folder;
 use super::rebuild::rewrite;
 use super::record::VERSION;
-use super::sled::Rows;
+use super::rows::Rows;
 use super::stats::database_bytes;
 use super::swap::Reason;
-use super::{Settings, StoreError};
+use super::{Settings, StoreError, recovery};
 
 /// What a compaction has done.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub struct Compacted {
 /// [`StoreError`] when there is no store, another process has it, or anything in it cannot be trusted: nothing is changed.
 pub fn compact(settings: &Settings) -> Result<Compacted, StoreError> {
     let folder = Folder::existing(&settings.path)?;
-    folder.clear_half_written()?;
+    let kept = recovery::prepare(&folder)?;
     let bytes_before = database_bytes(folder.path())?;
     let cache = settings.cache.bytes();
     let rows = Rows::open(folder.path(), cache)?;
@@ -36,5 +36,6 @@ pub fn compact(settings: &Settings) -> Result<Compacted, StoreError> {
         None => return Err(StoreError::Missing { path: folder.path().to_owned() }),
     };
     let keys = rewrite(&folder, rows, cache, reason)?.keys;
+    kept.release();
     Ok(Compacted { keys, bytes_before, bytes_after: database_bytes(folder.path())? })
 }

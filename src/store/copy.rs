@@ -13,10 +13,15 @@ pub(super) struct DatabaseCopy {
 
 impl DatabaseCopy {
     pub(super) fn of(folder: &Folder, name: &str) -> Result<Self, StoreError> {
+        Self::from(folder.path(), folder, name)
+    }
+
+    /// Of a database that is elsewhere.
+    pub(super) fn from(database: &Path, folder: &Folder, name: &str) -> Result<Self, StoreError> {
         let copy = Self { path: swap::copy_path(folder.path(), name) };
         swap::remove_folder(&copy.path)?;
         swap::make_folder(&copy.path)?;
-        for file in swap::database_files(folder.path())? {
+        for file in swap::database_files(database)? {
             copy_into(&file, &copy.path)?;
         }
         Ok(copy)
@@ -34,7 +39,8 @@ impl Drop for DatabaseCopy {
     }
 }
 
-fn copy_into(file: &Path, folder: &Path) -> Result<(), StoreError> {
+/// Copies a file, or a folder with all that is in it. Where the system can share what both hold, it does.
+pub(super) fn copy_into(file: &Path, folder: &Path) -> Result<(), StoreError> {
     let to = folder.join(file.file_name().unwrap_or_default());
     if !file.is_dir() {
         return fs::copy(file, &to).map(drop).map_err(at(file));

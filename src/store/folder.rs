@@ -22,7 +22,7 @@ pub(super) const DATABASE: &str = "db";
 pub(super) const COPY: &str = "portcullis.copy";
 pub(super) const PROBE: &str = "portcullis.probe";
 const LOCK: &str = "portcullis.lock";
-const MARK: &str = "portcullis.mark";
+pub(super) const MARK: &str = "portcullis.mark";
 
 /// A directory that this process holds, for as long as the value lives.
 pub(super) struct Folder {
@@ -113,15 +113,6 @@ impl Folder {
         let path = self.path.join(MARK);
         let text = fs::read(&path).map_err(at(&path))?;
         Ok(text.len() >= mark_text(0).len() && !text.contains(&0))
-    }
-
-    /// Reads all of the database's file: what cannot be read the database would take for the end of its log, and write over.
-    pub(super) fn read_through(&self) -> Result<(), StoreError> {
-        let database = self.path.join(DATABASE);
-        match File::open(&database) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            opened => opened.and_then(|mut file| io::copy(&mut file, &mut io::sink()).map(drop)).map_err(at(&database)),
-        }
     }
 
     fn hold(path: &Path) -> Result<Self, StoreError> {

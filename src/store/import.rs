@@ -1,20 +1,20 @@
 //! Keys of another store, taken into this one: all that is new in the file, and what is said to happen with the rest.
 //!
-//! Invariants: nothing is written before the whole file is known to be in order and to fit; a key of the store never gets
-//! another secret or kind; each key that is made or changed is logged as the operator's doing. An import that was cut off
+//! Invariants: nothing is written before the whole file is known to be in order and to fit, and nothing that was not in it
+//! then; a key of the store never gets another secret or kind; each key that is made or changed is logged as the operator's doing. An import that was cut off
 //! has taken in whole keys from the file's beginning, and goes on when it is repeated.
 
 use std::fmt;
 use std::io::{BufRead, Seek, SeekFrom};
 
-use super::portable::{FileError, Item, Ported, Reader};
+use super::portable::{FileError, FileSum, Item, Ported, Reader};
 use super::staging::Staging;
-use super::{Actor, Change, Facts, LoggedChange, Operation, Settings, SledStore, Store, StoreError};
+use super::{Actor, Change, Expiry, Facts, LoggedChange, Operation, Settings, SledStore, Store, StoreError};
 use crate::clock::Timestamp;
 use crate::key::{ALL, KeyRecord, ScopeCatalog, ScopeSet};
 use crate::policy::{self, Deny};
 
-/// Keys in one transaction.
+/// Keys in one transaction, and between two sums of the file.
 const KEYS_AT_ONCE: usize = 256;
 /// Problems that are told one by one.
 const PROBLEMS_MAX: usize = 20;
@@ -116,13 +116,13 @@ impl Import<'_> {
     pub fn run<R: BufRead + Seek>(&self, mut file: R) -> Result<Imported, ImportError> {
         match SledStore::open(self.settings) {
             Ok(store) => {
-                self.check(&mut file, Some(&store))?;
-                self.apply(&mut file, &store)
+                let (_, sums) = self.check(&mut file, Some(&store))?;
+                self.apply(&mut file, &sums, &store)
             }
             Err(StoreError::Missing { .. }) => {
-                self.check(&mut file, None)?;
+                let (_, sums) = self.check(&mut file, None)?;
                 let (staging, new) = Staging::begin(self.settings)?;
-                let imported = self.apply(&mut file, &new)?;
+                let imported = self.apply(&mut file, &sums, &new)?;
                 staging.publish(new)?;
                 Ok(imported)
             }
@@ -140,9 +140,15 @@ impl Import<'_> {
             Err(StoreError::Missing { .. }) => self.check(&mut file, None),
             Err(error) => Err(error.into()),
         }
+        .map(|(imported, _)| imported)
     }
 
-    fn check<R: BufRead + Seek>(&self, file: &mut R, store: Option<&SledStore>) -> Result<Imported, ImportError> {
+    /// Returns what is to be done, and the sums of the file up to every so many keys and to its end.
+    fn check<R: BufRead + Seek>(
+        &self,
+        file: &mut R,
+        store: Option<&SledStore>,
+    ) -> Result<(Imported, Vec<FileSum>), ImportError> {
         let (mut keys, mut managers) = (0, 0_u64);
         if let Some(store) = store {
             store.scan(&mut |record| {
@@ -151,10 +157,14 @@ impl Import<'_> {
             })?;
         }
         let (had_managers, mut problems) = (managers > 0, Problems::default());
-        let mut imported = Imported::default();
+        let (mut imported, mut sums, mut read) = (Imported::default(), Vec::new(), 0);
         let mut reader = Reader::open(&mut *file, self.keys_max)?;
         while let Some(item) = reader.next()? {
             let Item::Key(key) = item else { continue };
+            read += 1;
+            if read % KEYS_AT_ONCE == 0 {
+                sums.push(reader.sum());
+            }
             let verdict = match self.judge(&key, store)? {
                 Ok(verdict) => verdict,
                 Err(problem) => {
@@ -170,6 +180,7 @@ impl Import<'_> {
             };
             managers = managers + u64::from(gains) - u64::from(loses);
         }
+        sums.push(reader.sum());
         if !problems.told.is_empty() {
             return Err(ImportError::Unfit(problems));
         }
@@ -181,7 +192,7 @@ impl Import<'_> {
         }
         imported.managers = managers;
         file.seek(SeekFrom::Start(0)).map_err(FileError::Unreadable)?;
-        Ok(imported)
+        Ok((imported, sums))
     }
 
     fn judge(&self, key: &Ported, store: Option<&SledStore>) -> Result<Result<Verdict, String>, StoreError> {
@@ -216,9 +227,14 @@ impl Import<'_> {
         })
     }
 
-    fn apply<R: BufRead + Seek>(&self, file: &mut R, store: &SledStore) -> Result<Imported, ImportError> {
+    fn apply<R: BufRead + Seek>(
+        &self,
+        file: &mut R,
+        sums: &[FileSum],
+        store: &SledStore,
+    ) -> Result<Imported, ImportError> {
         let mut imported = Imported::default();
-        let applied = self.apply_each(file, store, &mut imported);
+        let applied = self.apply_each(file, sums, store, &mut imported);
         match applied {
             // It was in order a moment ago.
             Err(ImportError::File(FileError::Line { .. }) | ImportError::Unfit(_)) => Err(ImportError::FileChanged),
@@ -233,19 +249,25 @@ impl Import<'_> {
     fn apply_each<R: BufRead>(
         &self,
         file: &mut R,
+        sums: &[FileSum],
         store: &SledStore,
         imported: &mut Imported,
     ) -> Result<(), ImportError> {
         let mut reader = Reader::open(file, self.keys_max)?;
         let mut batch = Batch { store, now: self.now, revision: store.revision()?, keys: Vec::new(), log: Vec::new() };
-        while let Some(item) = reader.next()? {
-            let Item::Key(key) = item else { continue };
-            let verdict = self.judge(&key, Some(store))?.map_err(|_| ImportError::Unfit(Problems::default()))?;
-            imported.count(&verdict);
-            match verdict {
-                Verdict::Create => batch.create(key)?,
-                Verdict::Update(from) => batch.update(from, &key.record)?,
-                Verdict::Skip | Verdict::Unchanged => {}
+        for sum in sums {
+            let keys = next_keys(&mut reader)?;
+            if reader.sum() != *sum {
+                return Err(ImportError::FileChanged);
+            }
+            for key in keys {
+                let verdict = self.judge(&key, Some(store))?.map_err(|_| ImportError::Unfit(Problems::default()))?;
+                imported.count(&verdict);
+                match verdict {
+                    Verdict::Create => batch.create(key)?,
+                    Verdict::Update(from) => batch.update(from, &key.record)?,
+                    Verdict::Skip | Verdict::Unchanged => {}
+                }
             }
         }
         batch.flush()
@@ -261,6 +283,19 @@ impl Imported {
             Verdict::Update(_) => &mut self.updated,
         } += 1;
     }
+}
+
+/// So many keys, or those up to the end.
+fn next_keys<R: BufRead>(reader: &mut Reader<R>) -> Result<Vec<Ported>, FileError> {
+    let mut keys = Vec::new();
+    while keys.len() < KEYS_AT_ONCE {
+        match reader.next()? {
+            Some(Item::Key(key)) => keys.push(key),
+            Some(Item::Change(_)) => {}
+            None => break,
+        }
+    }
+    Ok(keys)
 }
 
 /// The operator holds all scopes.
@@ -313,7 +348,8 @@ impl Batch<'_> {
             ..from.clone()
         };
         let operation = Operation::Update { from, to };
-        Ok(self.store.commit(&Change { revision: self.revision, at: self.now, actor: Actor::OPERATOR, operation })?)
+        let (revision, at, actor, expiry) = (self.revision, self.now, Actor::OPERATOR, Expiry::Due);
+        Ok(self.store.commit(&Change { revision, at, actor, operation, expiry })?)
     }
 
     fn flush(&mut self) -> Result<(), ImportError> {

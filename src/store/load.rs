@@ -4,14 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use ::sled::transaction::{ConflictableTransactionError, TransactionalTree};
+use ::sled::transaction::ConflictableTransactionError;
 
-use super::commit::Refused;
+use super::commit::{Refused, Transacted, Trees, change_bucket, put_state, state_in};
 use super::portable::Ported;
-use super::record::{
-    RecordError, STATE, decode_bucket, decode_state, encode_bucket, encode_change, encode_record, encode_state,
-    encode_time,
-};
+use super::record::{encode_change, encode_record, encode_time};
 use super::sums::{Bucket, SetSum};
 use super::{LoggedChange, State, StoreError};
 use crate::key::KeyId;
@@ -23,8 +20,6 @@ pub(super) struct Load {
     keys: Vec<(KeyId, Vec<u8>, Option<Vec<u8>>)>,
     changes: Vec<(u64, Vec<u8>)>,
 }
-
-type Transacted<T> = Result<T, ConflictableTransactionError<Refused>>;
 
 impl Load {
     pub(super) fn prepare(revision: u64, keys: &[Ported], changes: &[LoggedChange]) -> Result<Self, StoreError> {
@@ -43,18 +38,8 @@ impl Load {
         Ok(Self { revision, keys: keys.collect::<Result<_, _>>()?, changes: changes.collect::<Result<_, _>>()? })
     }
 
-    pub(super) fn apply(
-        &self,
-        (records, last_used, changes, meta): &(
-            TransactionalTree,
-            TransactionalTree,
-            TransactionalTree,
-            TransactionalTree,
-        ),
-    ) -> Transacted<()> {
-        let row = meta.get(STATE)?;
-        let State { revision, mut set } =
-            row.map_or(Ok(State::default()), |row| decode_state(&row)).map_err(corrupt)?;
+    pub(super) fn apply(&self, (records, last_used, changes, meta): &Trees) -> Transacted<()> {
+        let State { revision, mut set } = state_in(meta)?;
         if self.revision < revision {
             return Err(ConflictableTransactionError::Abort(Refused::Conflict));
         }
@@ -71,19 +56,14 @@ impl Load {
             added.entry(bucket.index()).or_insert((bucket, SetSum::default())).1.insert(id.as_bytes(), row);
         }
         for (bucket, added) in added.into_values() {
-            let row = meta.get(bucket.row_key())?;
-            let mut sum = row.map_or(Ok(SetSum::default()), |row| decode_bucket(bucket, &row)).map_err(corrupt)?;
-            sum.join(added);
-            meta.insert(bucket.row_key().as_slice(), encode_bucket(bucket, sum).map_err(corrupt)?)?;
+            change_bucket(meta, bucket, |mut set| {
+                set.join(added);
+                set
+            })?;
         }
         for (revision, row) in &self.changes {
             changes.insert(&revision.to_be_bytes(), row.as_slice())?;
         }
-        meta.insert(STATE, encode_state(State { revision: self.revision, set }).map_err(corrupt)?)?;
-        Ok(())
+        put_state(meta, State { revision: self.revision, set })
     }
-}
-
-fn corrupt(error: RecordError) -> ConflictableTransactionError<Refused> {
-    ConflictableTransactionError::Abort(Refused::Store(StoreError::CorruptState(error)))
 }

@@ -10,7 +10,7 @@ use crate::key::{KeyId, KeyRecord};
 
 pub struct MemoryStore {
     kept: Mutex<Kept>,
-    changes_max: usize,
+    changes_max: u64,
 }
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl Default for MemoryStore {
 
 impl MemoryStore {
     pub fn new(changes_max: NonZeroU32) -> Self {
-        Self { kept: Mutex::default(), changes_max: usize::try_from(changes_max.get()).unwrap_or(usize::MAX) }
+        Self { kept: Mutex::default(), changes_max: changes_max.get().into() }
     }
 
     /// A store that holds these keys from the start, without a log of how they came: the cheap way to have a million.
@@ -81,7 +81,7 @@ impl Store for MemoryStore {
             }
         }
         kept.revision = change.revision;
-        if kept.changes.len() == self.changes_max {
+        while kept.changes.len() as u64 >= change.expiry.room(self.changes_max) {
             kept.changes.pop_front();
         }
         kept.changes.push_back(LoggedChange::from(change));

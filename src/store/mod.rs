@@ -23,9 +23,12 @@ mod mend;
 pub mod portable;
 mod rebuild;
 mod record;
+mod recovery;
 mod reopening;
 mod repair;
 mod restore;
+mod rows;
+mod segments;
 mod sled;
 mod staging;
 mod stats;
@@ -176,6 +179,25 @@ pub struct Change {
     pub at: Timestamp,
     pub actor: Actor,
     pub operation: Operation,
+    pub expiry: Expiry,
+}
+
+/// What becomes of the log's oldest lines when a change adds one to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Expiry {
+    /// Somebody reads the log: it may grow to twice what it keeps.
+    Deferred,
+    Due,
+}
+
+impl Expiry {
+    /// How many lines the log has room for that keeps so many.
+    fn room(self, changes_max: u64) -> u64 {
+        match self {
+            Self::Deferred => changes_max.saturating_mul(2),
+            Self::Due => changes_max,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use super::record::{
     STATE, decode_change, decode_state, decode_state_1, decode_time, decode_time_1, encode_bucket, encode_change,
     encode_record, encode_state, encode_time,
 };
-use super::sled::{Rows, guard};
+use super::rows::{Rows, guard};
 use super::sums::{Bucket, SetSum};
 use super::swap::{self, Reason};
 use super::{LoggedChange, State, StoreError};

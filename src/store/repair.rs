@@ -11,13 +11,17 @@
 //! 3. The change log has no later change of the key, and which key each revision after the record's has changed is known:
 //!    by the log, or by a record that is of that revision. What the log says of the record's own revision is what it holds.
 //!
-//! The database is read twice: as it is, and with the broken parts of its log cancelled. The original is kept aside.
+//! Nothing is known of a later state when the mark says so. A damaged mark is no such word: then nothing is proven, unless
+//! all else is in order, so that only the mark was met.
+//!
+//! The database is read twice: as it is, and with the broken parts of its log cancelled. So is the copy that was kept of it
+//! before an earlier start, which has what that start has taken away. The originals are kept aside.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::copy::DatabaseCopy;
-use super::folder::{Folder, at, write_mark};
+use super::folder::{Folder, Mark, at, write_mark};
 use super::mend::mend;
 use super::rebuild::Rebuild;
 use super::record::VERSION;
@@ -25,7 +29,7 @@ use super::sums::{Bucket, SetSum};
 use super::survey::Survey;
 use super::swap::Reason;
 use super::verify::{gaps, last_changes, verify_folder};
-use super::{Actor, Facts, LoggedChange, Settings, State, StoreError};
+use super::{Actor, Facts, LoggedChange, Settings, State, StoreError, recovery};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{KeyId, KeyRecord};
 
@@ -42,6 +46,8 @@ pub struct Repaired {
     pub unknown: u64,
     /// How many changes the log has lost.
     pub changes_lost: u64,
+    /// The mark was damaged: nobody knows whether there were later changes.
+    pub is_end_unknown: bool,
     pub revision: u64,
     /// Where the files are as they were.
     pub aside: Option<PathBuf>,
@@ -78,10 +84,27 @@ pub fn repair(settings: &Settings, doubtful: Doubtful) -> Result<Repaired, Store
     if found.problems.is_empty() {
         let (kept, revision) = (found.keys, found.revision);
         let (problems, dropped, doubtful) = (Vec::new(), Vec::new(), Vec::new());
-        let (unknown, changes_lost, aside) = (0, 0, None);
-        return Ok(Repaired { problems, kept, dropped, doubtful, unknown, changes_lost, revision, aside });
+        let (unknown, changes_lost, is_end_unknown, aside) = (0, 0, false, None);
+        return Ok(Repaired {
+            problems,
+            kept,
+            dropped,
+            doubtful,
+            unknown,
+            changes_lost,
+            is_end_unknown,
+            revision,
+            aside,
+        });
     }
-    let evidence = Evidence::gather(&folder, settings)?;
+    let is_mark_damaged = folder.mark()? == Mark::Damaged;
+    let is_mark_alone = found.problems.len() == 1 && recovery::kept(folder.path()).is_none();
+    let end = match () {
+        () if !is_mark_damaged => End::Known,
+        () if is_mark_alone && recovery::is_in_order(folder.path())? => End::Likely,
+        () => End::Unknown,
+    };
+    let evidence = Evidence::gather(&folder, settings, end)?;
     let judged = evidence.judge(doubtful);
     if judged.records.is_empty() {
         return Err(StoreError::Unrepairable { path: settings.path.clone() });
@@ -92,8 +115,17 @@ pub fn repair(settings: &Settings, doubtful: Doubtful) -> Result<Repaired, Store
     let changes_lost = gaps(&evidence.log, evidence.end).iter().map(|(first, last)| last - first + 1).sum();
     let (revision, aside) = evidence.write(&folder, settings, &judged)?;
     let Judged { records, dropped, doubtful } = judged;
-    let (problems, kept) = (found.problems, records.len());
-    Ok(Repaired { problems, kept, dropped, doubtful, unknown, changes_lost, revision, aside })
+    let (problems, kept, is_end_unknown) = (found.problems, records.len(), is_mark_damaged);
+    Ok(Repaired { problems, kept, dropped, doubtful, unknown, changes_lost, is_end_unknown, revision, aside })
+}
+
+/// What is known of the last revision that was acknowledged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    Known,
+    /// Nothing but the mark is damaged: it would take two faults at once for there to have been more.
+    Likely,
+    Unknown,
 }
 
 /// All that could be read, by every way of reading.
@@ -102,6 +134,7 @@ struct Evidence {
     log: BTreeMap<u64, LoggedChange>,
     /// The last revision that is known of.
     end: u64,
+    is_end_known: bool,
 }
 
 struct Judged {
@@ -112,18 +145,18 @@ struct Judged {
 }
 
 impl Evidence {
-    fn gather(folder: &Folder, settings: &Settings) -> Result<Self, StoreError> {
+    fn gather(folder: &Folder, settings: &Settings, end: End) -> Result<Self, StoreError> {
         let cache = settings.cache.bytes();
-        let as_it_is = DatabaseCopy::of(folder, "as-it-is")?;
-        let mended = DatabaseCopy::of(folder, "mended")?;
-        mend(mended.path())?;
-        let ways = [Survey::of(as_it_is.path(), cache), Survey::of(mended.path(), cache)];
-        let surveys: Vec<Survey> = ways.into_iter().flatten().collect();
+        let mut surveys = read_both_ways(folder.path(), folder, ["as-it-is", "mended"], cache)?;
+        if let Some(kept) = recovery::kept(folder.path()) {
+            surveys.extend(read_both_ways(&kept, folder, ["kept", "kept-mended"], cache)?);
+        }
+        let is_end_known = end != End::Unknown;
         let log: BTreeMap<u64, LoggedChange> = surveys.iter().flat_map(|survey| survey.changes.clone()).collect();
         let states = surveys.iter().filter_map(|survey| survey.state).map(|state| state.revision);
         let known = [folder.marked()?, states.max(), log.keys().next_back().copied()];
         let end = known.into_iter().flatten().max().unwrap_or(0);
-        Ok(Self { surveys, log, end })
+        Ok(Self { surveys, log, end, is_end_known })
     }
 
     fn judge(&self, doubtful: Doubtful) -> Judged {
@@ -147,7 +180,7 @@ impl Evidence {
     /// The state, if nothing later is known. One of format 1 has no sum.
     fn present_state(&self) -> Option<State> {
         let states = self.surveys.iter().filter(|survey| survey.format == Some(VERSION));
-        states.filter_map(|survey| survey.state).find(|state| state.revision == self.end)
+        states.filter_map(|survey| survey.state).find(|state| self.is_end_known && state.revision == self.end)
     }
 
     /// The parts of the keys that were read as they should be, each with the survey that has.
@@ -202,6 +235,9 @@ impl Evidence {
 
     /// The last revision of which nobody knows which key it has changed.
     fn last_blind_revision(&self) -> u64 {
+        if !self.is_end_known {
+            return u64::MAX;
+        }
         let claimed: HashSet<u64> =
             self.surveys.iter().flat_map(|survey| &survey.records).map(|record| record.revision).collect();
         let is_blind = |revision: &u64| !self.log.contains_key(revision) && !claimed.contains(revision);
@@ -236,6 +272,9 @@ impl Evidence {
             rebuild.put_change(&LoggedChange { revision, at, actor, key, before, after: None })?;
         }
         let aside = rebuild.finish(revision, Reason::Repair)?;
+        if let Some(aside) = &aside {
+            recovery::put_aside(folder.path(), aside)?;
+        }
         let mark = folder.mark_file()?;
         write_mark(&mark, revision).and_then(|()| mark.sync_all()).map_err(at(folder.path()))?;
         Ok((revision, aside))
@@ -249,6 +288,20 @@ impl Evidence {
         }
         times
     }
+}
+
+/// What can be read of a database as it is, and of one whose log was mended.
+fn read_both_ways(
+    database: &Path,
+    folder: &Folder,
+    [as_it_is, mended]: [&str; 2],
+    cache: u64,
+) -> Result<Vec<Survey>, StoreError> {
+    let as_it_is = DatabaseCopy::from(database, folder, as_it_is)?;
+    let mended = DatabaseCopy::from(database, folder, mended)?;
+    mend(mended.path())?;
+    let ways = [Survey::of(as_it_is.path(), cache), Survey::of(mended.path(), cache)];
+    Ok(ways.into_iter().flatten().collect())
 }
 
 /// What is to be thought of a record that no sum speaks for.

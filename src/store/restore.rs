@@ -20,6 +20,8 @@ pub enum RestoreError {
     Export,
     #[error(transparent)]
     File(#[from] FileError),
+    #[error("the file changed while it was read; nothing was restored")]
+    FileChanged,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -36,10 +38,14 @@ pub fn restore<R: BufRead + Seek>(mut file: R, settings: &Settings, keys_max: u6
         return Err(RestoreError::Export);
     }
     while reader.next()?.is_some() {}
+    let sum = reader.sum();
     file.seek(SeekFrom::Start(0)).map_err(FileError::Unreadable)?;
     let (staging, new) = Staging::begin(settings)?;
     let mut reader = Reader::open(&mut file, keys_max)?;
     fill(&new, header.revision, &mut reader)?;
+    if reader.sum() != sum {
+        return Err(RestoreError::FileChanged);
+    }
     staging.publish(new)?;
     Ok(header)
 }

@@ -8,42 +8,28 @@
 //! nothing but [`SledStore::check`]; closing one whose thread has died waits for that thread for ever.
 
 use std::fs::File;
-use std::num::NonZeroU64;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ::sled::transaction::{TransactionError, Transactional};
-use ::sled::{Db, Tree};
 
-use super::commit::{Commit, Refused, read_record, touch};
-use super::folder::{Folder, Mark, at, known_segment_bytes, write_mark};
+use super::commit::{Commit, Refused, Transacted, Trees, read_record, touch};
+use super::folder::{Folder, Mark, at, write_mark};
 use super::load::Load;
 use super::portable::Ported;
-use super::record::{STATE, decode_change, decode_state, decode_time, encode_state, format_of};
+use super::record::{STATE, decode_change, decode_state, decode_time, encode_state};
+use super::recovery::Kept;
+use super::rows::{Closing, Flusher, Rows};
 use super::sums::SetSum;
-use super::{Change, LoggedChange, Settings, State, Store, StoreError, upgrade};
+use super::{Change, LoggedChange, Settings, State, Store, StoreError, recovery, upgrade};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, KeyRecord};
 
-/// The database collects its garbage in the same thread that flushes; seconds are enough, since commits flush themselves.
-const FLUSH_EVERY_MS: u64 = 5_000;
-/// How late the database's threads may be when they wake by themselves. Seven of them do so each second, to find nothing
-/// to do: this late they wait for one another, and on an idle machine for something that wakes it anyway. None is later
-/// when it is called.
-const THREADS_LATE_MAX: Duration = Duration::from_secs(4);
 /// A transaction keeps readers out: this many rows take well under a millisecond.
 const TOUCHED_AT_ONCE: usize = 64;
 /// How many old changes one commit drops at most: catches up when `changes_max` was lowered.
 const EXPIRED_AT_ONCE: usize = 64;
-/// How long a database that was closed in this process may take to let go of its file.
-const CLOSING_MAX: Duration = Duration::from_secs(2);
-const CLOSING_POLL: Duration = Duration::from_millis(5);
-/// What the database calls its own thread.
-const FLUSHER: &[u8] = b"log flusher";
 /// A row that is there for a moment.
 const TRIAL: &[u8] = b"trial";
 
@@ -56,25 +42,10 @@ pub struct SledStore {
     /// Held while a change is made, and while all records are read.
     committing: Mutex<()>,
     failed: Arc<AtomicBool>,
-    /// How often the database's own thread was to be looked for, and in a row was not there.
-    flusher_looks: AtomicU32,
-    flusher_missed: AtomicU32,
+    /// Until all that is in the store has passed its checks.
+    kept: Kept,
+    flusher: Flusher,
     changes_max: u64,
-}
-
-/// Closes the database when dropped; one that has failed in the background, since that may take for ever.
-struct Closing {
-    rows: Option<Rows>,
-    failed: Arc<AtomicBool>,
-}
-
-#[derive(Clone)]
-pub(super) struct Rows {
-    pub(super) database: Db,
-    pub(super) records: Tree,
-    pub(super) last_used: Tree,
-    pub(super) changes: Tree,
-    pub(super) meta: Tree,
 }
 
 impl SledStore {
@@ -127,12 +98,11 @@ impl SledStore {
     }
 
     pub(super) fn start(folder: Arc<Folder>, settings: &Settings) -> Result<Self, StoreError> {
-        folder.clear_half_written()?;
-        folder.read_through()?;
+        let kept = recovery::prepare(&folder)?;
         let cache = settings.cache.bytes();
         let rows = upgrade::to_present(&folder, Rows::open(folder.path(), cache)?, cache)?;
         let failed = Arc::new(AtomicBool::new(false));
-        let rows = Closing { rows: Some(rows), failed: Arc::clone(&failed) };
+        let rows = Closing::new(rows, Arc::clone(&failed));
         Ok(Self {
             rows,
             file: folder.database_file()?,
@@ -140,8 +110,8 @@ impl SledStore {
             folder,
             committing: Mutex::default(),
             failed,
-            flusher_looks: AtomicU32::new(0),
-            flusher_missed: AtomicU32::new(0),
+            kept,
+            flusher: Flusher::default(),
             changes_max: u64::from(settings.changes_max.get()),
         })
     }
@@ -182,6 +152,17 @@ impl SledStore {
         self.folder.check_place_of(&self.file)
     }
 
+    /// Brings the store to a revision in one transaction, and that to disk.
+    fn transact(&self, revision: u64, apply: impl Fn(&Trees) -> Transacted<()>) -> Result<(), StoreError> {
+        let Rows { records, last_used, changes, meta, .. } = &*self.rows;
+        let applied = self.guarded(|| match (records, last_used, changes, meta).transaction(&apply) {
+            Ok(()) => Ok(Ok(())),
+            Err(TransactionError::Abort(refused)) => Ok(Err(refused)),
+            Err(TransactionError::Storage(error)) => Err(error),
+        });
+        self.settle(applied, revision)
+    }
+
     /// Brings to disk what a transaction has done, if it has.
     fn settle(&self, applied: Result<Result<(), Refused>, StoreError>, revision: u64) -> Result<(), StoreError> {
         match applied {
@@ -201,9 +182,9 @@ impl SledStore {
         self.committing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The keys of the changes that the log no longer has room for once `revision` is in it.
-    fn expired(&self, revision: u64) -> Result<Vec<::sled::IVec>, StoreError> {
-        let last = revision.saturating_sub(self.changes_max).to_be_bytes();
+    /// The keys of the changes that the log no longer has room for once this one is in it.
+    fn expired(&self, change: &Change) -> Result<Vec<::sled::IVec>, StoreError> {
+        let last = change.revision.saturating_sub(change.expiry.room(self.changes_max)).to_be_bytes();
         self.guarded(|| self.rows.changes.range(..=last).keys().take(EXPIRED_AT_ONCE).collect())
     }
 }
@@ -231,23 +212,18 @@ impl Store for SledStore {
         if found.keys != expected.keys {
             return Err(StoreError::Miscounted { expected: expected.keys, found: found.keys });
         }
-        if found != expected { Err(StoreError::Altered) } else { Ok(()) }
+        if found != expected {
+            return Err(StoreError::Altered);
+        }
+        self.kept.release();
+        Ok(())
     }
 
     fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let _only = self.commits();
         self.writable()?;
-        let commit = Commit::prepare(change, self.expired(change.revision)?)?;
-        let Rows { records, last_used, changes, meta, .. } = &*self.rows;
-        let applied = self.guarded(|| {
-            let done = (records, last_used, changes, meta).transaction(|trees| commit.apply(trees));
-            match done {
-                Ok(()) => Ok(Ok(())),
-                Err(TransactionError::Abort(refused)) => Ok(Err(refused)),
-                Err(TransactionError::Storage(error)) => Err(error),
-            }
-        });
-        self.settle(applied, change.revision)
+        let commit = Commit::prepare(change, self.expired(change)?)?;
+        self.transact(change.revision, |trees| commit.apply(trees))
     }
 
     fn last_used(&self, id: &KeyId) -> Result<Option<Timestamp>, StoreError> {
@@ -295,7 +271,7 @@ impl Store for SledStore {
             return Err(self.fail(StoreError::Database(error)));
         }
         self.writable()?;
-        if self.flusher_has_died() { Err(self.fail(StoreError::Died)) } else { Ok(()) }
+        if self.flusher.has_died() { Err(self.fail(StoreError::Died)) } else { Ok(()) }
     }
 }
 
@@ -309,16 +285,7 @@ impl SledStore {
         let _only = self.commits();
         self.writable()?;
         let load = Load::prepare(revision, keys, changes)?;
-        let Rows { records, last_used, changes, meta, .. } = &*self.rows;
-        let applied = self.guarded(|| {
-            let done = (records, last_used, changes, meta).transaction(|trees| load.apply(trees));
-            match done {
-                Ok(()) => Ok(Ok(())),
-                Err(TransactionError::Abort(refused)) => Ok(Err(refused)),
-                Err(TransactionError::Storage(error)) => Err(error),
-            }
-        });
-        self.settle(applied, revision)
+        self.transact(revision, |trees| load.apply(trees))
     }
 
     pub(super) fn folder(&self) -> Arc<Folder> {
@@ -338,128 +305,8 @@ impl SledStore {
         write_mark(&self.mark, revision).and_then(|()| self.mark.sync_all()).map_err(at(path))
     }
 
-    /// Looks at every second call, and believes the second look: a thread has its name a moment after its start.
-    fn flusher_has_died(&self) -> bool {
-        if !self.flusher_looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
-            return false;
-        }
-        if !flusher_is_missing() {
-            self.flusher_missed.store(0, Ordering::Relaxed);
-            return false;
-        }
-        self.flusher_missed.fetch_add(1, Ordering::Relaxed) > 0
-    }
-
     fn unrecognised(&self, found: u64) -> StoreError {
         let expected = self.state().ok().flatten().unwrap_or_default().set.keys;
         StoreError::Miscounted { expected, found }
-    }
-}
-
-impl Deref for Closing {
-    type Target = Rows;
-
-    fn deref(&self) -> &Rows {
-        self.rows.as_ref().expect("there until it is dropped")
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let Some(rows) = self.rows.take() else { return };
-        if self.failed.load(Ordering::SeqCst) {
-            let close = move || drop(catch_unwind(AssertUnwindSafe(|| drop(rows))));
-            // Without a thread it is closed here after all.
-            let _ = std::thread::Builder::new().name("store-closing".to_owned()).spawn(close);
-        }
-    }
-}
-
-/// Whether the thread that flushes and collects garbage is gone, as far as can be told. With several databases in one
-/// process it is looked for in vain only when all of theirs are gone.
-fn flusher_is_missing() -> bool {
-    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return false };
-    let mut names = threads.flatten().map(|thread| std::fs::read(thread.path().join("comm")).unwrap_or_default());
-    names.all(|name| name.trim_ascii() != FLUSHER)
-}
-
-impl Rows {
-    /// Opens the database in a directory that nobody else uses, or makes one there.
-    pub(super) fn open(path: &Path, cache: u64) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Damaged { path: path.to_owned(), source: None };
-        let segment_bytes = known_segment_bytes(path).ok_or_else(damaged)?;
-        let config = ::sled::Config::new()
-            .path(path)
-            .segment_size(segment_bytes)
-            .cache_capacity(cache)
-            .flush_every_ms(Some(FLUSH_EVERY_MS));
-        // Nothing of ours is touched inside, so nothing of ours can be left half done.
-        match at_leisure(|| catch_unwind(AssertUnwindSafe(|| Self::open_unguarded(&config)))) {
-            Ok(opened) => opened.map_err(|source| unopened(path, source)),
-            Err(_panic) => Err(damaged()),
-        }
-    }
-
-    /// The format of the state; `None` before there is one.
-    pub(super) fn format(&self) -> Result<Option<u8>, StoreError> {
-        Ok(guard(|| self.meta.get(STATE))?.as_deref().and_then(format_of))
-    }
-
-    fn open_unguarded(config: &::sled::Config) -> Result<Self, ::sled::Error> {
-        let database = open_released(config)?;
-        Ok(Self {
-            records: database.open_tree("keys")?,
-            last_used: database.open_tree("last_used")?,
-            changes: database.open_tree("changes")?,
-            meta: database.open_tree("meta")?,
-            database,
-        })
-    }
-}
-
-/// A call into a database that is not behind a [`SledStore`].
-pub(super) fn guard<T>(call: impl FnOnce() -> Result<T, ::sled::Error>) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(StoreError::Database),
-        Err(_panic) => Err(StoreError::Panicked),
-    }
-}
-
-/// Runs what starts threads so that timers of theirs may be late: a thread has that from the one that starts it.
-fn at_leisure<T>(start: impl FnOnce() -> T) -> T {
-    let late_max = u64::try_from(THREADS_LATE_MAX.as_nanos()).ok().and_then(NonZeroU64::new);
-    let own = rustix::thread::current_timer_slack().ok().and_then(NonZeroU64::new);
-    // Where it cannot be had, they wake more often.
-    let _ = rustix::thread::set_current_timer_slack(late_max);
-    let started = start();
-    let _ = rustix::thread::set_current_timer_slack(own);
-    started
-}
-
-/// Opens the database once the threads of one that this process has just closed have let go of its file.
-///
-/// Nobody else can have it: the directory's lock is ours.
-fn open_released(config: &::sled::Config) -> Result<Db, ::sled::Error> {
-    let mut left = CLOSING_MAX;
-    loop {
-        match config.open() {
-            Err(::sled::Error::Io(error))
-                if !left.is_zero() && error.to_string().starts_with("could not acquire lock") =>
-            {
-                std::thread::sleep(CLOSING_POLL);
-                left = left.saturating_sub(CLOSING_POLL);
-            }
-            opened => return opened,
-        }
-    }
-}
-
-fn unopened(path: &Path, error: ::sled::Error) -> StoreError {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
-    match error {
-        ::sled::Error::Io(source) if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull) => {
-            at(path)(source)
-        }
-        source => StoreError::Damaged { path: path.to_owned(), source: Some(source) },
     }
 }

@@ -13,7 +13,7 @@ use super::record::{
     RecordError, STATE, VERSION, decode_bucket, decode_change, decode_record, decode_state, decode_state_1,
     decode_time, decode_time_1,
 };
-use super::sled::{Rows, guard};
+use super::rows::{Rows, guard};
 use super::sums::{Bucket, SetSum};
 use super::{LoggedChange, State, StoreError};
 use crate::clock::Timestamp;

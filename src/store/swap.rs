@@ -16,8 +16,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::StoreError;
 use super::folder::{at, sync_directory};
+use super::{StoreError, recovery};
 
 const BUILDING: &str = "portcullis.building";
 const FRESH: &str = "portcullis.fresh";
@@ -93,7 +93,8 @@ pub(super) fn finish(store: &Path) -> Result<(), StoreError> {
     }
     remove_folder(&store.join(COMPACTED))?;
     remove_folder(&store.join(BUILDING))?;
-    for copy in ["verify", "stats", "as-it-is", "mended"] {
+    recovery::clear(store)?;
+    for copy in ["verify", "stats", "as-it-is", "mended", "kept", "kept-mended"] {
         remove_folder(&copy_path(store, copy))?;
     }
     Ok(())
@@ -140,7 +141,8 @@ pub(super) fn remove_folder(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn sync_tree(folder: &Path) -> Result<(), StoreError> {
+/// Brings to disk what is in a folder.
+pub(super) fn sync_tree(folder: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(folder).map_err(at(folder))? {
         let path = entry.map_err(at(folder))?.path();
         if path.is_dir() {

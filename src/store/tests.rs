@@ -1,8 +1,10 @@
 //! One suite over both stores, then what only the one on disk can get wrong.
 
 mod damage;
+mod recovery;
 mod stale;
 mod swapped;
+mod twice;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,7 +37,7 @@ fn fresh(revision: u64) -> KeyRecord {
 
 fn change(revision: u64, operation: Operation) -> Change {
     let actor = Actor { who: Who::Operator, address: "192.0.2.7".parse().ok() };
-    Change { revision, at: Timestamp::from_unix(1_700_000_002), actor, operation }
+    Change { revision, at: Timestamp::from_unix(1_700_000_002), actor, operation, expiry: Expiry::Due }
 }
 
 fn create(store: &dyn Store) -> KeyRecord {
@@ -136,6 +138,22 @@ fn change_that_does_not_fit_what_is_there_changes_nothing() {
         same(store.record(&record.id).unwrap().as_ref(), Some(&record));
         assert_eq!(store.revision().unwrap(), 1);
         assert_eq!(store.changes(0, 10).unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn log_keeps_up_to_twice_as_much_while_it_is_read() {
+    on_each_store(|store| {
+        let lines = || store.changes(0, 100).unwrap().len();
+        let create = |expiry| {
+            let record = fresh(store.revision().unwrap() + 1);
+            let change = change(record.revision, Operation::Create(record));
+            store.commit(&Change { expiry, ..change }).unwrap();
+        };
+        (0..12).for_each(|_| create(Expiry::Deferred));
+        assert_eq!(lines(), 8);
+        create(Expiry::Due);
+        assert_eq!(lines(), 4);
     });
 }
 

@@ -4,7 +4,7 @@ use super::StoreError;
 use super::folder::Folder;
 use super::rebuild::{Rewritten, rewrite};
 use super::record::VERSION;
-use super::sled::Rows;
+use super::rows::Rows;
 use super::swap::Reason;
 
 /// Makes sure that a database that was just opened is in the present format.

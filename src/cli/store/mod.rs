@@ -38,26 +38,38 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Backup(backup::Arguments),
-    Compact(compact::Arguments),
+    /// Write the store into fresh files: those of the database never shrink
+    ///
+    /// Needs room for both. The old files are there until the new ones are on disk and were read back. A store in which
+    /// anything is wrong is left alone.
+    Compact(ConfigArgument),
     Export(export::Arguments),
     Import(import::Arguments),
     Repair(repair::Arguments),
     Restore(restore::Arguments),
-    Stats(stats::Arguments),
-    Verify(verify::Arguments),
+    /// Show what the store holds and how large its files are
+    ///
+    /// The store is not changed: what is read is a copy, which needs as much room as the store has.
+    Stats(ConfigArgument),
+    /// Read the whole store and tell what is wrong with it
+    ///
+    /// Reads every record, the sums over them, the change log and the times of last use, and holds them against each other.
+    /// Each problem is a line on stdout. Ends with 0 only when there is none. The store is not changed: what is read is a
+    /// copy, which needs as much room as the store has.
+    Verify(ConfigArgument),
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     silence_database();
     match &arguments.command {
         Command::Backup(arguments) => backup::run(arguments),
-        Command::Compact(arguments) => compact::run(arguments),
+        Command::Compact(config) => compact::run(config),
         Command::Export(arguments) => export::run(arguments),
         Command::Import(arguments) => import::run(arguments),
         Command::Repair(arguments) => repair::run(arguments),
         Command::Restore(arguments) => restore::run(arguments),
-        Command::Stats(arguments) => stats::run(arguments),
-        Command::Verify(arguments) => verify::run(arguments),
+        Command::Stats(config) => stats::run(config),
+        Command::Verify(config) => verify::run(config),
     }
 }
 

@@ -39,6 +39,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     if done.changes_lost > 0 {
         lines.push(format!("gone: {} lines of the change log", done.changes_lost));
     }
+    if done.is_end_unknown {
+        lines.push(format!(
+            "unknown: whether there were changes after revision {}: the mark that tells was damaged; compare with the \
+             audit lines of the log, since a change that is missing may have narrowed or deleted a key",
+            done.revision
+        ));
+    }
     lines.push(format!("kept: {} keys, at revision {}", done.kept, done.revision));
     output::print(&output::escaped_lines(&lines.join("\n")))?;
     if let Some(aside) = done.aside {

@@ -1,22 +1,11 @@
 //! `store stats`: the store in numbers.
 
-use clap::Args;
-
 use crate::store;
 
 use super::{ConfigArgument, Exit, output};
 
-/// Show what the store holds and how large its files are
-///
-/// The store is not changed: what is read is a copy, which needs as much room as the store has.
-#[derive(Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgument,
-}
-
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let config = arguments.config.load()?;
+pub(super) fn run(config: &ConfigArgument) -> anyhow::Result<Exit> {
+    let config = config.load()?;
     let stats = store::stats(&config.store)?;
     let keys: usize = stats.kinds.iter().map(|(_, count)| count).sum();
     let kinds = stats.kinds.iter().map(|(kind, count)| format!("{} {count}", kind.as_str()));

@@ -156,6 +156,21 @@ async fn uncertain_change_is_not_settled_by_an_older_record_that_has_come_back()
 }
 
 #[tokio::test]
+async fn root_key_whose_creation_is_uncertain_is_neither_admitted_nor_called_invalid() {
+    let ring = Ring::start().await;
+    let (root, stranger) = (KeySecret::generate().unwrap(), KeySecret::generate().unwrap());
+    ring.store.break_with(Fault::Uncertain);
+
+    assert_eq!(ring.keyring.ensure_root(&root).await.unwrap_err(), ChangeError::Unavailable);
+
+    assert!(ring.keyring.holder(&root).await.is_err());
+    assert!(ring.holder(&stranger).await.is_none());
+    ring.store.break_with(Fault::None);
+    assert_eq!(ring.keyring.ensure_root(&root).await.unwrap().record.scopes.names(), ["*"]);
+    assert!(ring.holder(&root).await.is_some());
+}
+
+#[tokio::test]
 async fn change_that_panics_is_the_only_one_that_fails() {
     let mut is_first = true;
     let generate = move || {

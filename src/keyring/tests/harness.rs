@@ -1,5 +1,6 @@
 //! A keyring over a store in memory that can be counted, held and broken, with a root key.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
@@ -14,6 +15,8 @@ use crate::metrics::Metrics;
 use crate::store::{Actor, Change, LoggedChange, MemoryStore, Store, StoreError, Who};
 
 pub(super) const NOW: i64 = 1_700_000_000;
+/// How many changes the store's log keeps.
+pub(super) const CHANGES_MAX: NonZeroU32 = NonZeroU32::new(64).expect("is not zero");
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
@@ -69,7 +72,7 @@ pub(super) struct TestStore {
 impl TestStore {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            inner: MemoryStore::default(),
+            inner: MemoryStore::new(CHANGES_MAX),
             reads: AtomicUsize::new(0),
             fault: Mutex::new(Fault::None),
             read_gate: Mutex::default(),

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::sink;
 
-use super::harness::{Fault, NOW, Ring};
+use super::harness::{CHANGES_MAX, Fault, NOW, Ring};
 use crate::clock::Timestamp;
 use crate::key::KeyId;
 use crate::keyring::Snapshot;
+use crate::store::Store;
 use crate::store::portable::{Item, Ported, Reader, WriteError};
 
 fn never() -> bool {
@@ -111,4 +112,35 @@ async fn a_backup_ends_when_it_is_told_to_or_the_store_fails() {
     assert!(matches!(snapshot.back_up(created, sink(), &never), Err(WriteError::Store(_))));
     ring.store.break_with(Fault::None);
     snapshot.back_up(created, sink(), &never).unwrap();
+}
+
+/// Renames the root key so often, while a backup has read it and nothing else.
+async fn backed_up_under(ring: &Ring, changes: u32) -> Result<Vec<u8>, WriteError> {
+    let snapshot = ring.keyring.snapshot().await.unwrap();
+    let hold = ring.store.hold_next_read();
+    let created = Timestamp::from_unix(NOW);
+    let writing = tokio::task::spawn_blocking(move || snapshot.back_up(created, Vec::new(), &never));
+    hold.reached.await.unwrap();
+    for change in 0..changes {
+        ring.update(ring.by_root(), &ring.root, Some(&format!("renamed {change}")), None).await.unwrap();
+    }
+    hold.release.send(()).unwrap();
+    writing.await.unwrap()
+}
+
+#[tokio::test]
+async fn the_log_keeps_what_a_backup_has_still_to_read() {
+    let ring = Ring::start().await;
+    let kept = CHANGES_MAX.get();
+    backed_up_under(&ring, kept).await.unwrap();
+    let first = ring.store.changes(0, 1).unwrap()[0].revision;
+    let (revision, _, log) = read(&backed_up_under(&ring, kept - 2).await.unwrap());
+    assert_eq!((log.first(), log.last()), (Some(&first), Some(&revision)));
+    assert!(ring.store.changes(0, 1_000).unwrap().len() > kept as usize);
+
+    ring.key(&["monitor:read"]).await;
+
+    assert_eq!(ring.store.changes(0, 1_000).unwrap().len(), kept as usize);
+    assert!(matches!(backed_up_under(&ring, 2 * kept).await, Err(WriteError::Expired)));
+    assert!(ring.store.changes(0, 1_000).unwrap().len() <= 2 * kept as usize);
 }

@@ -18,7 +18,7 @@ use crate::key::KeyRecord;
 
 use super::{LoggedChange, StoreError};
 
-pub use self::reader::{FileError, Reader};
+pub use self::reader::{FileError, FileSum, Reader};
 pub use self::writer::{WriteError, Writer, write_store};
 
 const FORMAT: &str = "portcullis-store";

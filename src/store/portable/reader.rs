@@ -21,6 +21,10 @@ pub enum FileError {
     Unreadable(#[source] io::Error),
 }
 
+/// The SHA-256 of a file up to some line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FileSum([u8; 32]);
+
 /// A file that is being read. Only once [`Reader::next`] has told its end is any of it to be believed.
 pub struct Reader<R> {
     input: R,
@@ -78,6 +82,13 @@ impl<R: BufRead> Reader<R> {
     /// The number of the line that [`Reader::next`] has told last.
     pub fn line(&self) -> u64 {
         self.line
+    }
+
+    /// The sum of all lines up to the one that [`Reader::next`] has told last: the same again for the same lines alone.
+    pub fn sum(&self) -> FileSum {
+        let mut hash = self.hash.clone();
+        hash.update(&self.buffer);
+        FileSum(*hash.finish().as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
     /// The next line; `None` at the end of a file that is whole.

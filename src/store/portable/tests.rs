@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::clock::Timestamp;
 use crate::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
-use crate::store::{Actor, Change, MemoryStore, Operation, Store, Who};
+use crate::store::{Actor, Change, Expiry, MemoryStore, Operation, Store, Who};
 
 fn record(revision: u64) -> KeyRecord {
     let secret = KeySecret::generate().unwrap();
@@ -31,7 +31,7 @@ fn store() -> MemoryStore {
         let who = if revision.is_multiple_of(2) { Who::Operator } else { Who::Key(record(1).id) };
         let actor = Actor { who, address: (revision > 4).then(|| "2001:db8::7".parse().unwrap()) };
         let at = Timestamp::from_unix(1_700_000_002);
-        store.commit(&Change { revision, at, actor, operation }).unwrap();
+        store.commit(&Change { revision, at, actor, operation, expiry: Expiry::Due }).unwrap();
     };
     let records: Vec<KeyRecord> = (1..=4).map(record).collect();
     for record in &records {

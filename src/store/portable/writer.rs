@@ -18,6 +18,8 @@ const CHANGES_AT_ONCE: usize = 512;
 pub enum WriteError {
     #[error("the store changed while it was read")]
     Changed,
+    #[error("the log has dropped changes that were still to be read: store.changes_max is too small for so many")]
+    Expired,
     #[error(transparent)]
     Output(#[from] io::Error),
     #[error("stopped")]

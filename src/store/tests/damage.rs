@@ -192,9 +192,16 @@ impl Original {
                 assert!(!error.to_string().is_empty());
                 tally.refused += 1;
                 if tally.refused % 4 == 1 {
+                    let opened = Settings { path: base.path.with_file_name(format!("opened-{round}")), ..base.clone() };
+                    super::swapped::copied(&settings.path, &opened.path);
                     fs::remove_dir_all(&settings.path).unwrap();
                     self.write(&settings.path, file, &damaged);
-                    self.repair(&settings, what, tally);
+                    let kept = self.repair(&settings, what.clone(), tally);
+                    // The opening that was refused has taken nothing from it.
+                    let own = opened.clone();
+                    let again = answered(&what, move || repair(&own, Doubtful::Drop));
+                    assert_eq!(again.ok().map(|done| done.kept), kept, "{what}");
+                    let _ = fs::remove_dir_all(&opened.path);
                 }
             }
         }
@@ -202,7 +209,8 @@ impl Original {
         let _ = fs::remove_dir_all(&settings.path);
     }
 
-    fn repair(&self, settings: &Settings, what: String, tally: &mut Tally) {
+    /// Returns how many keys were kept, if any could be.
+    fn repair(&self, settings: &Settings, what: String, tally: &mut Tally) -> Option<usize> {
         let own = settings.clone();
         match answered(&what, move || repair(&own, Doubtful::Drop)) {
             Ok(done) => {
@@ -219,8 +227,12 @@ impl Original {
                 tally.repaired += 1;
                 tally.kept += done.kept;
                 tally.dropped += self.keys.len() - done.kept;
+                Some(done.kept)
             }
-            Err(StoreError::Unrepairable { .. }) => println!("{what}: nothing could be kept"),
+            Err(StoreError::Unrepairable { .. }) => {
+                println!("{what}: nothing could be kept");
+                None
+            }
             Err(error) => panic!("{what}: {error:?}"),
         }
     }

@@ -3,7 +3,7 @@
 use super::damage::keys_of;
 use super::*;
 
-fn copied(from: &Path, to: &Path) {
+pub(super) fn copied(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for path in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
         let target = to.join(path.file_name().unwrap());
@@ -15,7 +15,7 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-fn named(folder: &Path, start: &str) -> Vec<std::path::PathBuf> {
+pub(super) fn named(folder: &Path, start: &str) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(start)).collect()
 }

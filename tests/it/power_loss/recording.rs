@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis::clock::Clock;
 use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
-use portcullis::store::{Actor, Change, Operation, Settings, SledStore, Store};
+use portcullis::store::{Actor, Change, Expiry, Operation, Settings, SledStore, Store};
 
 use crate::harness::{Caller, Dice, Disk, Effect, FileCall, Installation, Moment, Process, Served, check, moments};
 use crate::harness::{read_trace, traced};
@@ -279,7 +279,7 @@ pub fn record<S: AsRef<str>>(secret: &KeySecret, name: &str, scopes: &[S], revis
 }
 
 pub fn change(operation: Operation, revision: u64) -> Change {
-    Change { revision, at: Clock::System.now(), actor: Actor::OPERATOR, operation }
+    Change { revision, at: Clock::System.now(), actor: Actor::OPERATOR, operation, expiry: Expiry::Due }
 }
 
 /// What of a key is compared.
