@@ -130,6 +130,9 @@ fn page_parameters_are_refused_never_clamped() {
     }
     let both = gate.root().get("/api/keys?page=0&page_size=0");
     assert_eq!(field_errors(&both).len(), 2, "{both:?}");
+    let message = |error: usize| both.json()["errors"][error]["message"].clone();
+    assert_eq!(message(0), "must be a whole number of at least 1");
+    assert_eq!(message(1), "must be a whole number from 1 to 1000");
 }
 
 #[test]
@@ -299,6 +302,11 @@ fn answers_to_hostile_bodies_stay_small() {
     let many = gate.root().post("/api/keys", &format!("{{{}}}", members.join(",")));
     check_problem(&many, 400, "invalid_body");
     assert!(many.body.len() < 8_192, "{} bytes", many.body.len());
+    let told = |answer: &Answer| answer.json()["errors"].as_array().expect("a list").len();
+    let few = gate.root().post("/api/keys", &format!("{{{}}}", members[..30].join(",")));
+    assert_eq!((told(&few), told(&many)), (32, 32), "30 unknown members and two missing ones; the most that is told");
+    let reported_at_once = json!({"name": "n", "kind": "custom", "scopes": vec!["no:such"; 33]}).to_string();
+    assert_eq!(told(&gate.root().post("/api/keys", &reported_at_once)), 32);
 
     let long = gate.root().post("/api/keys", &json!({ "a".repeat(50_000): 1 }).to_string());
     check_problem(&long, 400, "invalid_body");
