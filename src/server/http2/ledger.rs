@@ -1,11 +1,13 @@
 //! What the frames of one connection say, kept count of: what is too much, and whom nobody waits for any longer.
 //!
-//! Sees frames as the guard passes them on. What it orders (a reset, an invitation, an interim response, the end) the guard carries out between two frames.
+//! Sees frames as the guard passes them on. What it [`orders`](super::orders) (a reset, an invitation, an interim
+//! response, the end) the guard carries out between two frames.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::orders::Orders;
 use super::settings::Http2;
 use super::streams::Streams;
 use crate::http::framing::allowance::Allowance;
@@ -14,7 +16,6 @@ use crate::metrics::Http2Cut;
 use crate::server::settings::Client;
 use crate::server::watch::{Moment, Watch};
 
-const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 const NO_ERROR: u32 = 0;
 const SETTINGS_TIMEOUT: u32 = 4;
@@ -24,8 +25,6 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 const TABLE_BYTES: u32 = 4_096;
 /// A window update answers what was sent; for less than this it would be a strange answer.
 const DATA_WORTH_AN_UPDATE: usize = 256;
-/// Of interim responses that wait for room.
-const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
 /// A ledger shared within its connection's thread: the lock never contends.
 #[derive(Clone)]
@@ -74,21 +73,6 @@ pub(super) struct Ledger {
     task: Option<Waker>,
     cut: Option<Http2Cut>,
     is_cut_told: bool,
-}
-
-/// What the guard is to do.
-#[derive(Default)]
-struct Orders {
-    /// Streams that hyper must believe to be reset by the client.
-    resets: Vec<u32>,
-    /// Streams whose clients are to be asked for their bodies.
-    invitations: Vec<u32>,
-    /// For their clients, by stream.
-    interims: Vec<(u32, Vec<u8>)>,
-    /// For the client.
-    frames: Vec<u8>,
-    /// Nothing is read any more.
-    is_ending: bool,
 }
 
 /// Reading stops behind each new stream's header block until hyper has made a request of it or dropped it: only so is it
@@ -315,7 +299,7 @@ impl Ledger {
 
     /// The earliest time by which the client must have done something.
     pub(super) fn next_deadline(&self) -> Option<Moment> {
-        if self.orders.is_ending {
+        if self.orders.is_ending() {
             return None;
         }
         self.settings_until.into_iter().chain(self.streams.next_deadline()).min()
@@ -329,13 +313,12 @@ impl Ledger {
         if self.streams.has_stalled() {
             return self.end(Http2Cut::Stalled);
         }
-        let stalled = self.streams.take_stalled();
-        self.orders.resets.extend(stalled);
+        self.orders.reset(self.streams.take_stalled());
     }
 
     /// Ends the connection, and tells the client why.
     pub(super) fn end(&mut self, cut: Http2Cut) {
-        if self.orders.is_ending {
+        if self.orders.is_ending() {
             return;
         }
         self.cut.get_or_insert(cut);
@@ -343,12 +326,11 @@ impl Ledger {
             Http2Cut::SettingsTimeout => SETTINGS_TIMEOUT,
             _ => ENHANCE_YOUR_CALM,
         };
-        self.orders.is_ending = true;
-        self.orders.frames.extend_from_slice(&frames::go_away(self.newest, code));
+        self.orders.end(&frames::go_away(self.newest, code));
     }
 
     pub(super) fn is_ending(&self) -> bool {
-        self.orders.is_ending
+        self.orders.is_ending()
     }
 
     /// Why the connection ends, if it is the client's doing. Told once.
@@ -358,12 +340,9 @@ impl Ledger {
         cut
     }
 
-    /// A frame that hyper is to read between two of the client's. The client is told the same once hyper has it, so that
-    /// it gets nothing more of a stream that is over.
+    /// See [`Orders::take_reset`].
     pub(super) fn take_reset(&mut self) -> Option<[u8; frames::RESET_BYTES]> {
-        let frame = frames::reset(self.orders.resets.pop()?, CANCEL);
-        self.orders.frames.extend_from_slice(&frame);
-        Some(frame)
+        self.orders.take_reset()
     }
 
     /// `waker` wakes the connection's task.
@@ -373,47 +352,20 @@ impl Ledger {
 
     /// The body of a stream is waited for. Returns whom to wake when its client has to be asked for it.
     pub(super) fn invite(&mut self, id: u32) -> Option<Waker> {
-        let streams = &self.streams;
-        if !streams.is_held_back(id) {
-            return None;
-        }
-        // So that there are no more of them than streams.
-        self.orders.invitations.retain(|id| streams.is_held_back(*id));
-        self.orders.invitations.push(id);
-        self.task.clone()
+        if self.orders.invite(id, &self.streams) { self.task.clone() } else { None }
     }
 
     /// An interim response, as a frame, is to be sent. Returns whom to wake for it.
     pub(super) fn interim(&mut self, id: u32, frame: Vec<u8>) -> Option<Waker> {
-        let waiting: usize = self.orders.interims.iter().map(|(_, frame)| frame.len()).sum();
-        if waiting + frame.len() > INTERIM_BYTES_MAX || !self.streams.is_unanswered(id) {
-            return None;
-        }
-        self.orders.interims.push((id, frame));
-        self.task.clone()
+        if self.orders.interim(id, frame, &self.streams) { self.task.clone() } else { None }
     }
 
     pub(super) fn has_frames(&self) -> bool {
-        let Orders { frames, interims, invitations, .. } = &self.orders;
-        !frames.is_empty() || !interims.is_empty() || !invitations.is_empty()
+        self.orders.has_frames()
     }
 
-    /// What to send to the client between two of hyper's frames.
+    /// See [`Orders::take_frames`].
     pub(super) fn take_frames(&mut self) -> Vec<u8> {
-        let mut frames = Vec::new();
-        // RFC 7541 §4.2: after the table has shrunk a header block begins by saying so, which is hyper's to do.
-        let may_begin_blocks = !self.has_table_shrunk && !self.orders.is_ending;
-        for id in std::mem::take(&mut self.orders.invitations) {
-            if self.streams.invite(id) && may_begin_blocks {
-                frames.extend_from_slice(&frames::invitation(id));
-            }
-        }
-        for (id, interim) in std::mem::take(&mut self.orders.interims) {
-            if self.streams.is_unanswered(id) && may_begin_blocks {
-                frames.extend_from_slice(&interim);
-            }
-        }
-        frames.append(&mut self.orders.frames);
-        frames
+        self.orders.take_frames(&mut self.streams, self.has_table_shrunk)
     }
 }

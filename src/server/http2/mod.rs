@@ -16,6 +16,7 @@ mod aside;
 pub(super) mod fuzzing;
 mod guard;
 mod ledger;
+mod orders;
 mod rules;
 mod settings;
 mod streams;
