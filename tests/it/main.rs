@@ -7,6 +7,7 @@ mod admin_abuse;
 mod admission;
 mod behind_proxy;
 mod cli;
+mod compare;
 mod config;
 mod crash;
 mod demo;
