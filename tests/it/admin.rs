@@ -1293,3 +1293,18 @@ fn a_call_that_its_caller_may_not_make_is_refused_before_its_body_is_asked_for()
     ));
     check_problem(&wire.read_response(), 403, "scope_missing");
 }
+
+/// Catalogue M37.
+#[test]
+fn a_route_that_takes_everything_does_not_take_the_key_api() {
+    let gate = Gate::with(|setup| setup.no_routes().route("ANY /{*rest}", r#""public""#));
+    for target in ["/api/keys", "/api/keys/", "/api/keys/pcl_000000000000", "/api/keys/self", "/api/keys/a/b"] {
+        for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
+            let answer = gate.anonymous().request(method, target, &[], b"");
+            assert!((400..500).contains(&answer.status), "{method} {target}: {answer:?}");
+        }
+    }
+    assert!(gate.upstream().raw().is_empty(), "a call of the key API was forwarded");
+    check(&gate.anonymous().get("/api/keysx"), 200);
+    check(&gate.root().get("/api/keys"), 200);
+}

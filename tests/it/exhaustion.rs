@@ -11,6 +11,7 @@ mod churn;
 mod descriptors;
 mod floods;
 mod hung;
+mod idle;
 mod logs;
 mod pieces;
 mod slow_clients;

@@ -32,8 +32,11 @@ use crate::harness::{
 use crate::store_faults::disk::limit_files;
 
 const SHORT: Duration = Duration::from_secs(5);
-/// From here on there are long lives and short ones, and the long ones are long enough to see what grows.
+/// From here on there are long lives and short ones.
 const LONG: Duration = Duration::from_secs(300);
+/// A life of this length shows what grows: what is made once, for the first fault and the first request of each kind, is
+/// there after a third of it.
+const FLAT_FROM: Duration = Duration::from_secs(480);
 /// Between two looks at what the gate takes.
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two things that happen to the gate.
@@ -181,7 +184,7 @@ impl World {
         assert_eq!(exit.code, None, "a gate ended by itself: {exit:?}");
         secrets::check("the log", &exit.stderr);
         println!("life {number}, {look:?}: {}", gauges.told());
-        if length >= LONG / 3 {
+        if length >= FLAT_FROM {
             gauges.check_flat(&self.judge);
         }
         self.judge.hear(&exit.stderr.lines().map(str::to_owned).collect::<Vec<_>>());

@@ -41,9 +41,9 @@ struct Known {
     updated: String,
 }
 
+/// One that was acknowledged is the end of what is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Deletion {
-    Acknowledged,
     AskedFor,
     None,
 }
@@ -194,7 +194,7 @@ impl Keys {
         let secret = {
             let mut all = self.all();
             let Some(key) = all.keys.get_mut(&id) else { return true };
-            key.deletion = key.deletion.asked_for();
+            key.deletion = Deletion::AskedFor;
             key.secret.clone()
         };
         // Every key may delete itself.
@@ -208,8 +208,8 @@ impl Keys {
         let mut all = self.all();
         all.changes += usize::from(told.status == 204);
         // Whoever was first: it is gone now.
-        if let Some(key) = all.keys.get_mut(&id) {
-            key.deletion = Deletion::Acknowledged;
+        if let Some(key) = all.keys.remove(&id) {
+            all.gone.push(key.secret);
         }
         true
     }
@@ -253,12 +253,6 @@ impl Keys {
     }
 }
 
-impl Deletion {
-    fn asked_for(self) -> Self {
-        if self == Self::Acknowledged { self } else { Self::AskedFor }
-    }
-}
-
 impl All {
     /// Takes in what a key is now; `false` when it is one whose text nobody was told.
     fn found(&mut self, id: &str, told: &Told) -> bool {
@@ -267,11 +261,10 @@ impl All {
         let revision = told.revision.expect("an ETag");
         let Some(key) = self.keys.get_mut(id) else {
             let asked_for = self.asked_for.remove(&value.name);
-            assert_eq!(asked_for.as_ref(), Some(&value), "a key that nobody asked for");
+            assert_eq!(asked_for.as_ref(), Some(&value), "a key that nobody asked for, or that was deleted: {id}");
             self.open.0 += 1;
             return false;
         };
-        assert_ne!(key.deletion, Deletion::Acknowledged, "a deleted key is back: {key:?}");
         let (newest, acknowledged) = &key.acknowledged;
         assert!(revision >= *newest, "LOST: revision {revision} of {key:?}");
         if revision == *newest {

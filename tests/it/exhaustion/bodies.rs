@@ -36,7 +36,7 @@ async fn send(address: SocketAddr, tongue: Tongue, request: Request<Zeros>) -> R
 }
 
 /// Sends a request and reads its whole response: its length.
-fn exchange(address: SocketAddr, tongue: Tongue, request: Request<Zeros>) -> u64 {
+pub(super) fn exchange(address: SocketAddr, tongue: Tongue, request: Request<Zeros>) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let response = send(address, tongue, request).await;

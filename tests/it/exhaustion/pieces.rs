@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::Duration;
 
 use super::{MIB, Rig, narrow};
 use crate::harness::raw_h2::{RawH2, SETTINGS, Seen, WINDOW_UPDATE, frame};
-use crate::harness::{Flood, Gate, H2Flood, Reply};
+use crate::harness::{Flood, Gate, H2Flood, Reply, Tank, Tongue, Wire, check};
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
 const STREAMS: u32 = 20;
@@ -64,6 +65,28 @@ fn requests_in_pieces_of_a_byte_that_their_upstream_does_not_take_cost_little_me
     let grown = rig.probe.peak() - before;
     println!("{} KiB a stream", grown / 1_024 / u64::from(STREAMS));
     assert!(grown < 16 * MIB, "{grown} bytes for {STREAMS} streams");
+}
+
+/// Catalogue: each chunk has a cost of its own, which has to be a small one.
+#[test]
+fn uploads_in_chunks_of_a_byte_cost_little_processor_time() {
+    const CHUNKS: u32 = 100_000;
+    const EACH_MAX: Duration = Duration::from_micros(60);
+    let tank = Tank::start(Tongue::Http1);
+    let rig = Rig::with(|setup| setup.upstream_url(&tank.url()));
+    let caller = rig.served.caller(&rig.root);
+    let head = [("Transfer-Encoding", "chunked"), ("Connection", "keep-alive")];
+    let body = "1\r\nx\r\n".repeat(CHUNKS as usize) + "0\r\n\r\n";
+    let mut wire = Wire::connect(rig.served.public);
+    let cpu = rig.probe.cpu();
+
+    wire.send(caller.render("POST", "/api/v1/write", &head, b"")).send(body);
+
+    check(&wire.read_response(), 200);
+    let cpu = rig.probe.cpu() - cpu;
+    assert_eq!(tank.taken(), u64::from(CHUNKS));
+    println!("{:?} a chunk", cpu / CHUNKS);
+    assert!(cpu / CHUNKS < EACH_MAX, "{cpu:?} for {CHUNKS} chunks");
 }
 
 #[test]

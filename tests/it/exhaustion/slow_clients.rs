@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, interval_at, timeout};
 
 use super::{MIB, Rig, pass};
 use crate::harness::raw_h2::{
@@ -28,7 +28,8 @@ use crate::harness::{
 };
 
 /// How many of a kind, and for how long.
-const SHORT: (usize, Duration) = (200, Duration::from_millis(700));
+const SHORT: (usize, Duration) = (200, Duration::from_millis(400));
+const WARM_UP: Duration = Duration::from_millis(50);
 const PACE: Pace = Pace { kept: 3, fresh: 1, pausing: 0, per_second: 200 };
 const H2_PACE: H2Pace = H2Pace { connections: 4, streams: 2, per_second: 200 };
 const PATH: &str = "/open/x";
@@ -77,6 +78,8 @@ impl Slow {
         stream.set_nodelay(true)?;
         stream.write_all(&self.opening).await?;
         begun.fetch_add(1, Ordering::SeqCst);
+        let mut turns = interval(DRIP);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             match &self.then {
                 Then::Drip(drop) => match timeout(DRIP, stream.read(&mut [0; 512])).await {
@@ -85,7 +88,7 @@ impl Slow {
                     Ok(ended) => return ended.map(|_| ()),
                 },
                 Then::Sip => {
-                    sleep(DRIP).await;
+                    turns.tick().await;
                     if stream.read(&mut [0]).await? == 0 {
                         return Ok(());
                     }
@@ -117,8 +120,11 @@ impl Crowd {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let mut clients = JoinSet::new();
-                for _ in 0..count {
-                    clients.spawn(come_again(address, slow.clone(), Arc::clone(&counter)));
+                for number in 0..count {
+                    // Not in step: two thousand drops in the same moment would be a flood.
+                    let begins = Instant::now()
+                        + DRIP * u32::try_from(number).expect("a few") / u32::try_from(count).expect("a few");
+                    clients.spawn(come_again(begins, address, slow.clone(), Arc::clone(&counter)));
                 }
                 let _ = stopped.await;
             });
@@ -139,10 +145,12 @@ impl Crowd {
     }
 }
 
-async fn come_again(address: SocketAddr, slow: Slow, connections: Arc<AtomicU64>) {
+async fn come_again(begins: Instant, address: SocketAddr, slow: Slow, connections: Arc<AtomicU64>) {
+    let mut turns = interval_at(begins.into(), DRIP);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        turns.tick().await;
         let _ = slow.talk(address, &connections).await;
-        sleep(DRIP).await;
     }
 }
 
@@ -232,7 +240,8 @@ impl Street {
         end: impl FnOnce(C) -> String,
     ) {
         let probe = &self.rig.probe;
-        let alone = self.load(time);
+        // Where response times are not told, one short load is enough to have everything in memory.
+        let alone = if wanted().2 { self.load(time) } else { self.load(WARM_UP) };
         let before = probe.memory();
         probe.forget_peak();
         let crowd = begin();
