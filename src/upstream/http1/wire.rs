@@ -131,7 +131,9 @@ impl Wire {
                 let capacity = usize::try_from(left).unwrap_or(usize::MAX).min(ROOM_BYTES);
                 let mut piece = BytesMut::with_capacity(capacity);
                 ready!(pin!(self.side.read_buf(&mut piece)).poll(cx))?;
-                Poll::Ready(Ok(piece.freeze()))
+                // What waits for a slow client keeps no room that it does not fill.
+                let is_loose = piece.len() < capacity / 2;
+                Poll::Ready(Ok(if is_loose { Bytes::copy_from_slice(&piece) } else { piece.freeze() }))
             }
             _ => through_room(&mut self.side, cx, Bytes::copy_from_slice),
         }
