@@ -54,7 +54,23 @@ pub(super) fn clear(store: &Path) -> Result<(), StoreError> {
 }
 
 impl Kept {
-    /// To be called once a state that is no older than the mark has passed all checks: the copy holds nothing more.
+    pub(super) fn is_there(&self) -> bool {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// To be called once all keys of a state that is no older than the mark have passed their checks.
+    pub(super) fn settle(&self, is_log_whole: bool) {
+        if is_log_whole {
+            self.release();
+        } else {
+            tracing::warn!(
+                "all keys are as they were acknowledged, but lines of the log of their changes are lost: `portcullis store \
+                 repair` may find them in the copy of the files that is kept",
+            );
+        }
+    }
+
+    /// To be called when all that the store held is known to be there: the copy has nothing more.
     pub(super) fn release(&self) {
         let Some(copy) = self.copy.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // Under another name first: a part of it must not be taken for the copy.

@@ -7,6 +7,8 @@
 //! upon. The database that failed keeps its file locked until it is closed. If it does not close, a copy takes the
 //! file's place: whatever is still under way in it ends in a file that nobody opens any more.
 //!
+//! So healing takes longer the larger the file is, by what the disk takes to read it a few times and write it once.
+//!
 //! Invariant: the file under the database's name is whole at every moment, so a crash anywhere in here loses nothing.
 
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -30,6 +30,8 @@ use crate::key::{KeyId, KeyRecord};
 const TOUCHED_AT_ONCE: usize = 64;
 /// How many old changes one commit drops at most: catches up when `changes_max` was lowered.
 const EXPIRED_AT_ONCE: usize = 64;
+/// Lines of the log that are looked at together.
+const LINES_AT_ONCE: usize = 512;
 /// A row that is there for a moment.
 const TRIAL: &[u8] = b"trial";
 
@@ -215,7 +217,9 @@ impl Store for SledStore {
         if found != expected {
             return Err(StoreError::Altered);
         }
-        self.kept.release();
+        if self.kept.is_there() {
+            self.kept.settle(self.is_log_whole());
+        }
         Ok(())
     }
 
@@ -303,6 +307,21 @@ impl SledStore {
     pub(super) fn mark(&self, revision: u64) -> Result<(), StoreError> {
         let path = self.folder.path();
         write_mark(&self.mark, revision).and_then(|()| self.mark.sync_all()).map_err(at(path))
+    }
+
+    /// Whether every change is in the log from its first line on.
+    fn is_log_whole(&self) -> bool {
+        let Ok(Some(state)) = self.state() else { return false };
+        let mut after = 0;
+        loop {
+            let Ok(lines) = self.changes(after, LINES_AT_ONCE) else { return false };
+            let Some(last) = lines.last() else { return after == state.revision };
+            let first = if after == 0 { lines[0].revision } else { after + 1 };
+            if !lines.iter().zip(first..).all(|(line, revision)| line.revision == revision) {
+                return false;
+            }
+            after = last.revision;
+        }
     }
 
     fn unrecognised(&self, found: u64) -> StoreError {

@@ -3,6 +3,7 @@
 //! A recording is every call that changed a file of the store or answered somebody. From it come images of the disk as it
 //! may look when power is lost (`harness::Disk` has the rules), and each must hold what had been acknowledged by then.
 
+mod commands;
 mod recording;
 
 use std::collections::BTreeSet;
@@ -13,11 +14,12 @@ use std::time::Instant;
 use portcullis::key::{KeyRecord, KeySecret};
 use portcullis::store::{Operation, Settings, SledStore, Store, StoreError};
 
+pub use self::recording::record;
 use self::recording::{Plan, Recording, SCOPES, SHORT_SEGMENT_BYTES, SHORT_SEGMENT_SCOPES, State};
 use crate::harness::{DEADLINE, Dice, Effect, Moment, is_installed};
 
 /// How many images are tried of each recording; `PORTCULLIS_POWER_LOSSES` sets another number, `PORTCULLIS_SEED` the seed.
-const IMAGES: usize = 100;
+const IMAGES: usize = 40;
 
 /// Keys enough that cleaning up after them fills several segments.
 const CLEANED_KEYS: usize = 1_000;

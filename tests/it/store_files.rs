@@ -20,7 +20,7 @@ fn json(name: &str) -> Value {
     serde_json::from_slice(&fs::read(fixture(name)).expect("a file")).expect("JSON")
 }
 
-fn copied(from: &Path, to: &Path) {
+pub fn copied(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for path in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         let target = to.join(path.file_name().expect("a name"));
@@ -229,7 +229,7 @@ fn a_sound_store_is_not_repaired() {
 
 /// How often a process is killed, at moments spread over how long it takes. `PORTCULLIS_STORE_KILLS=N` tries N.
 fn kills() -> u32 {
-    std::env::var("PORTCULLIS_STORE_KILLS").map_or(5, |kills| kills.parse().expect("a number"))
+    std::env::var("PORTCULLIS_STORE_KILLS").map_or(3, |kills| kills.parse().expect("a number"))
 }
 
 /// Starts a command on a copy of a store, kills it after some time, and asserts that everything is there.

@@ -1,7 +1,8 @@
 //! A disk under recorded calls: what is certainly on it, what may be, and how it may look after the power went.
 //!
 //! The rules are those of POSIX at their strictest. A file's bytes and length are safe once a sync of that file, begun after
-//! the write had ended, has ended. A name is safe once its directory was synced. Anything else may be there, be missing or
+//! the write had ended, has ended. A name is safe once its directory was synced, one that has moved once its new directory
+//! was. Anything else may be there, be missing or
 //! be torn between blocks, later writes without earlier ones too; of what was never written, blocks are zeros.
 
 use std::collections::{BTreeMap, HashMap};
@@ -117,6 +118,11 @@ impl Disk {
                 self.files.push(Content::default());
                 self.rename(call, NameChange::Add(path.clone(), Node::File(self.files.len() - 1)));
             }
+            Effect::Copy { from, from_at, path, at, length } => {
+                let Some(Node::File(from)) = self.names.get(from) else { panic!("a copy of what is not there") };
+                let bytes = self.files[*from].written_whole()[*from_at..from_at + length].to_vec();
+                self.alter(path, call, Change::Write { at: *at, bytes });
+            }
             Effect::MakeDirectory { path } => self.rename(call, NameChange::Add(path.clone(), Node::Directory)),
             Effect::Remove { path } => self.rename(call, NameChange::Remove(path.clone())),
             Effect::Rename { from, to } => self.rename(call, NameChange::Move(from.clone(), to.clone())),
@@ -168,7 +174,15 @@ impl Disk {
         for (path, node) in &seen.names {
             let (Node::File(real), Some(Node::File(recorded))) = (node, self.names.get(path)) else { continue };
             let recorded = self.files[*recorded].written_whole();
-            assert!(recorded == seen.files[*real].safe, "the recording has missed a change of {}", path.display());
+            let real = &seen.files[*real].safe;
+            let differs = recorded.iter().zip(real).position(|(recorded, real)| recorded != real);
+            assert!(
+                recorded == *real,
+                "the recording has missed a change of {} at {differs:?}, {} bytes of {}",
+                path.display(),
+                recorded.len(),
+                real.len()
+            );
         }
     }
 
@@ -208,7 +222,7 @@ impl Disk {
 impl NameChange {
     fn is_in(&self, directory: &Path) -> bool {
         match self {
-            Self::Add(path, _) | Self::Remove(path) | Self::Move(path, _) => path.parent() == Some(directory),
+            Self::Add(path, _) | Self::Remove(path) | Self::Move(_, path) => path.parent() == Some(directory),
         }
     }
 
@@ -218,8 +232,13 @@ impl NameChange {
                 names.insert(path.clone(), *node);
             }
             Self::Move(from, to) => {
-                if let Some(node) = names.remove(from) {
-                    names.insert(to.clone(), node);
+                // A directory takes with it what is in it.
+                let moved: Vec<PathBuf> = names.range(from.clone()..).map(|(path, _)| path.clone()).collect();
+                for path in moved.iter().take_while(|path| path.starts_with(from)) {
+                    let below = path.strip_prefix(from).expect("it is below");
+                    let to = if below == Path::new("") { to.clone() } else { to.join(below) };
+                    let node = names.remove(path).expect("it is there");
+                    names.insert(to, node);
                 }
             }
             Self::Remove(path) => {

@@ -28,6 +28,14 @@ pub enum Effect {
     Create {
         path: PathBuf,
     },
+    /// Bytes of one file went into another.
+    Copy {
+        from: PathBuf,
+        from_at: usize,
+        path: PathBuf,
+        at: usize,
+        length: usize,
+    },
     MakeDirectory {
         path: PathBuf,
     },
@@ -115,10 +123,25 @@ impl Reader<'_> {
             rest.rsplit_once(" = ").unwrap_or_else(|| panic!("a call without result: {text:.200}"));
         let digits = result.split(|other: char| !other.is_ascii_digit()).next().unwrap_or_default();
         // A failed call (-1) and one that never returned (?) have no digits in front.
-        let Ok(returned) = digits.parse::<usize>() else { return };
-        for effect in self.effects(name, arguments, result, returned) {
-            self.calls.push(FileCall { began, ended, effect });
-        }
+        let effects = match digits.parse::<usize>() {
+            Ok(returned) => self.effects(name, arguments, result, returned),
+            Err(_) if result.starts_with('?') && name == "pwrite64" => self.unreturned(arguments),
+            Err(_) => return,
+        };
+        self.calls.extend(effects.into_iter().map(|effect| FileCall { began, ended, effect }));
+    }
+
+    /// A write that was under way when its process ended has happened if the file shows it.
+    fn unreturned(&mut self, arguments: &str) -> Vec<Effect> {
+        let length = arguments.rsplit(", ").nth(1).and_then(|length| length.parse().ok());
+        let effects = length.map(|length| self.written("pwrite64", arguments, length)).unwrap_or_default();
+        let is_shown = |effect: &Effect| match effect {
+            Effect::Write { path, at, bytes } => {
+                std::fs::read(path).is_ok_and(|file| file.get(*at..at + bytes.len()) == Some(bytes.as_slice()))
+            }
+            _ => false,
+        };
+        effects.into_iter().filter(is_shown).collect()
     }
 
     fn effects(&mut self, name: &str, arguments: &str, result: &str, returned: usize) -> Vec<Effect> {
@@ -126,9 +149,16 @@ impl Reader<'_> {
         let ours = |path: &PathBuf| path.starts_with(self.folder);
         let path = || strings().next().filter(|path| ours(path));
         match name {
+            "copy_file_range" => return self.copied(arguments, returned),
             "openat" => return self.opened(arguments, result, returned),
             "write" | "writev" | "sendto" | "sendmsg" | "pwrite64" => return self.written(name, arguments, returned),
-            "unlink" | "unlinkat" => path().map(|path| Effect::Remove { path }),
+            "unlink" | "rmdir" => path().map(|path| Effect::Remove { path }),
+            // A name in a directory that is open, or a whole path, which takes the directory's place.
+            "unlinkat" => {
+                let directory = described(arguments).1.unwrap_or_default();
+                let path = directory.join(strings().next().expect("a name"));
+                Some(path).filter(ours).map(|path| Effect::Remove { path })
+            }
             "mkdir" | "mkdirat" => path().map(|path| Effect::MakeDirectory { path }),
             "rename" | "renameat" | "renameat2" => path().map(|from| {
                 let to = strings().nth(1).expect("a new name");
@@ -147,6 +177,26 @@ impl Reader<'_> {
         }
         .into_iter()
         .collect()
+    }
+
+    fn copied(&mut self, arguments: &str, length: usize) -> Vec<Effect> {
+        let mut parts = arguments.split(", ");
+        let (from, start) = described(parts.next().expect("a descriptor"));
+        assert_eq!(parts.next(), Some("NULL"), "copying from a place is not understood here");
+        let (to, path) = described(parts.next().expect("a descriptor"));
+        assert_eq!(parts.next(), Some("NULL"), "copying to a place is not understood here");
+        let mut moved = |descriptor| {
+            let position = self.positions.entry(descriptor).or_default();
+            *position += length;
+            *position - length
+        };
+        let (from_at, at) = (moved(from), moved(to));
+        let (Some(from), Some(path)) = (start, path) else { panic!("a copy of what is no file: {arguments}") };
+        if length == 0 || !path.starts_with(self.folder) {
+            return Vec::new();
+        }
+        assert!(from.starts_with(self.folder), "a copy of what is not recorded: {}", from.display());
+        vec![Effect::Copy { from, from_at, path, at, length }]
     }
 
     fn opened(&mut self, arguments: &str, result: &str, descriptor: usize) -> Vec<Effect> {

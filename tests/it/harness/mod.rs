@@ -79,8 +79,13 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::yield_now();
+        pause();
     }
+}
+
+/// Between two looks at something that others are to do: they need the processor for it.
+pub fn pause() {
+    std::thread::park_timeout(Duration::from_millis(1));
 }
 
 /// Asserts the status and hands the answer on.

@@ -8,7 +8,9 @@ use portcullis::clock::Clock;
 use portcullis::key::{KeyName, KeyRecord, KeySecret, Kind, Scope, ScopeSet};
 use portcullis::store::{Actor, Change, Expiry, Operation, Settings, SledStore, Store};
 
-use crate::harness::{Caller, Dice, Disk, Effect, FileCall, Installation, Moment, Process, Served, check, moments};
+use crate::harness::{
+    Caller, Dice, Disk, Effect, Exit, FileCall, Installation, Moment, Process, Served, check, moments,
+};
 use crate::harness::{read_trace, traced};
 
 /// The keys of a revision: their ids, and their names and scopes as a number.
@@ -104,6 +106,14 @@ impl Recording {
         });
         recording.states = Changes::new(&secret, 1).states;
         recording
+    }
+
+    /// Runs one command of the program on what is in the installation's folder.
+    pub fn of_command(installation: &Installation, command: &[String]) -> (Self, Exit) {
+        let folder = installation.folder();
+        let mut recording = Self::begin(folder, SEGMENT_BYTES);
+        let exit = recording.take(folder, |trace| Process::spawn(traced(command, trace)).wait());
+        (recording, exit)
     }
 
     fn begin(folder: &Path, segment_bytes: usize) -> Self {

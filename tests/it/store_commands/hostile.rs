@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Installation, file, fresh, header, lines, many, of_type, populated, read, sealed, store, text};
 
 /// How large a file is imported within little memory; `PORTCULLIS_IMPORT_MIB=1024` sets another size.
-const MIB: usize = 12;
+const MIB: usize = 4;
 const MEMORY_KIB: usize = 256 << 10;
 
 fn replaced(line: &Value, field: &str, value: Value) -> Value {

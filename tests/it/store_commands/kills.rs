@@ -13,7 +13,7 @@ use super::{arguments, file, lines, many, of_type, read, sealed, store, text};
 
 /// How often each command is killed; `PORTCULLIS_STORE_KILLS=N` sets another number.
 const KILLS: u32 = 3;
-const KEYS: usize = 800;
+const KEYS: usize = 200;
 
 fn kills() -> u32 {
     std::env::var("PORTCULLIS_STORE_KILLS").map_or(KILLS, |count| count.parse().expect("a number"))

@@ -5,10 +5,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use portcullis::clock::Clock;
+use portcullis::store::MemoryStore;
+use portcullis::store::portable::{Content, write_store};
+
 use super::{NEW_KEY, QUERY};
 use crate::harness::{
-    Answer, Caller, DEADLINE, Installation, Process, Served, check, check_problem, is_installed, until,
+    Answer, Caller, DEADLINE, Installation, Process, Served, check, check_problem, is_installed, pause, until,
 };
+use crate::power_loss::record;
 
 /// To how many calls each fault is put off: `PORTCULLIS_STORE_FAULTS=12` takes a minute or two.
 const CALLS: u32 = 2;
@@ -68,6 +73,25 @@ struct Ill {
     is_deleted: bool,
 }
 
+/// Puts more keys into the store: `PORTCULLIS_STORE_KEYS=100000` shows how the time of healing grows with them.
+fn fill(installation: &Installation) {
+    let Ok(count) = std::env::var("PORTCULLIS_STORE_KEYS") else { return };
+    let records = (1..=count.parse().expect("a number")).map(|revision| {
+        let secret = portcullis::key::KeySecret::generate().expect("randomness");
+        record(&secret, "one of many", &["monitor:read", "issue:read"], revision)
+    });
+    let path = installation.folder().join("many");
+    let file = std::io::BufWriter::new(std::fs::File::create(&path).expect("writable"));
+    let (store, now) = (MemoryStore::with_records(records), Clock::System.now());
+    drop(write_store(&store, Content::Export, now, file).expect("a file").into_inner().expect("written"));
+    let config = installation.config();
+    let arguments = ["store", "import", "--config"].map(Path::new).into_iter().chain([&*config, &*path]);
+    let exit = Process::run(&arguments.map(|argument| argument.to_str().expect("UTF-8")).collect::<Vec<_>>());
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let bytes = std::fs::metadata(installation.folder().join("data/db")).expect("a store").len();
+    println!("{count} keys in {bytes} bytes");
+}
+
 impl Ill {
     /// `false`: all changes were made before the fault was met.
     fn start(fault: &str) -> bool {
@@ -99,6 +123,7 @@ impl Ill {
                 .option("keys", r#"last_used_flush = "50ms""#)
         });
         let root = installation.init();
+        fill(&installation);
         let served = installation.serve();
         let key = || served.caller(&root).create(&["monitor:read"]);
         let (known, cold, doomed) = (key(), key(), key());
@@ -149,6 +174,7 @@ impl Ill {
         let begun = Instant::now();
         while self.root().post("/api/keys", NEW_KEY).status != 201 {
             assert!(begun.elapsed() < DEADLINE, "still fails: {:?}", self.served.ops_get("/metrics").text());
+            pause();
         }
         until("the store is up", || self.served.ops_get("/metrics").text().contains("portcullis_store_up 1"));
     }
