@@ -104,7 +104,7 @@ pub(super) fn poll_alarm(
 }
 
 /// Where the timer rests while nothing is known to be due; any deadline is earlier or gets set when it comes.
-pub(super) const ALARM_OFF: Duration = Duration::from_secs(86_400);
+const ALARM_OFF: Duration = Duration::from_secs(86_400);
 
 /// The bound on a connection that does nothing: before its first request, and between two.
 pub(super) struct Silence {

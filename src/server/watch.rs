@@ -125,10 +125,6 @@ impl Watch {
         Self { stream: Some(StreamState::default()), ..Self::new(self.epoch) }
     }
 
-    pub(super) fn epoch(&self) -> Instant {
-        self.epoch
-    }
-
     pub(super) fn moment(&self, at: Instant) -> Moment {
         let since = at.saturating_duration_since(self.epoch);
         Moment(u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
@@ -167,6 +163,19 @@ impl Watch {
     pub(super) fn fire(&self, now: Instant) {
         let since = now.saturating_duration_since(self.epoch);
         self.fired.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// What is due for a connection is due for its stream: the stream's task is woken for it. Returns the stream's first
+    /// deadline after that.
+    pub(super) fn follow(&self, connection: &Self) -> Option<Moment> {
+        let fired = connection.fired.load(Ordering::Relaxed);
+        self.fired.store(fired, Ordering::Relaxed);
+        let is_due = self.deadlines.iter().any(|deadline| deadline.load(Ordering::Relaxed) <= fired);
+        let waker = self.stream.as_ref().and_then(|stream| stream.waker.get());
+        if let (true, Some(waker)) = (is_due, waker) {
+            waker.wake_by_ref();
+        }
+        self.next()
     }
 
     /// The first deadline that has not expired yet.

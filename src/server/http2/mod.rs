@@ -136,6 +136,7 @@ where
         if !is_registered {
             is_registered = true;
             waiting.ledger.lock().set_task(cx.waker());
+            waiting.tasks.set_task(cx.waker());
             let _ = drain_started.as_mut().poll(cx);
         }
         if !waiting.is_leaving && draining.has_started() {
@@ -186,9 +187,9 @@ enum Expired {
 
 impl Waiting {
     fn poll_expired(&mut self, alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Expired> {
-        let is_running = self.tasks.poll_running(cx);
-        let silence_ends = self.silence_ends(is_running);
-        let next = silence_ends.into_iter().chain(self.ledger.lock().next_deadline()).min();
+        let silence_ends = self.silence_ends();
+        let of_streams = self.tasks.next_deadline(&self.watch);
+        let next = silence_ends.into_iter().chain(self.ledger.lock().next_deadline()).chain(of_streams).min();
         ready!(poll_alarm(alarm, cx, &self.watch, next));
         let mut ledger = self.ledger.lock();
         ledger.expire();
@@ -203,9 +204,9 @@ impl Waiting {
     }
 
     /// When the connection has done nothing for too long; `None` while it does something.
-    fn silence_ends(&mut self, is_running: bool) -> Option<Moment> {
+    fn silence_ends(&mut self) -> Option<Moment> {
         let ledger = self.ledger.lock();
-        self.watch.set_busy(is_running || ledger.is_sending());
+        self.watch.set_busy(self.tasks.is_any_running() || ledger.is_sending());
         self.watch.passed(ledger.requests(), false, true);
         self.is_leaving |= ledger.is_ending();
         if !self.is_leaving {
@@ -246,13 +247,14 @@ impl<H: Handler> Service<H> {
         let exchange = Exchange::new(Arc::clone(&self.connection), ONLY_REQUEST, Arc::clone(&watch));
         let exchange = exchange.on_stream(aside, holds_back);
         let handler = self.handler.clone();
-        async move {
+        // In a place of its own at once: hyper moves it several times. It is given back once there is a response.
+        Box::pin(async move {
             let mut response = handler.handle(Request::from_parts(parts, body), exchange).await;
             watch.set_answered();
             // RFC 9113 §8.2.2: what a handler says of the connection ends at the stream.
             response.headers_mut().remove(CONNECTION);
             Ok(if is_head { without_body(response) } else { response.map(Gathered::new).map(Either::Left) })
-        }
+        })
     }
 }
 

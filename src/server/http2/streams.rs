@@ -4,7 +4,7 @@
 //! Invariants: a stream is listed from its first frame until either side has reset it or both have ended it; no more are
 //! listed than twice what may run, and a few; a deadline exists only while somebody waits.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const WINDOW: i64 = 65_535;
 pub(super) struct Streams {
     /// The connection's.
     watch: Arc<Watch>,
-    listed: HashMap<u32, Stream>,
+    listed: BTreeMap<u32, Stream>,
     listed_max: usize,
     /// What a client may send on a new stream.
     stream_window: i64,
@@ -65,7 +65,7 @@ impl Streams {
         let streams_max = usize::try_from(http2.streams_max.get()).unwrap_or(usize::MAX);
         Self {
             watch,
-            listed: HashMap::new(),
+            listed: BTreeMap::new(),
             listed_max: streams_max.saturating_mul(2).saturating_add(16),
             stream_window: http2.stream_window.get().into(),
             body_timeout: client.body_timeout,
