@@ -153,8 +153,7 @@ pub struct TrailerTerms {
 impl TrailerTerms {
     /// To be read before the fields are rewritten.
     pub fn of(headers: &HeaderMap) -> Self {
-        // Nearly always: found out faster than by two look-ups.
-        if !headers.keys().any(|name| *name == TE || *name == TRAILER) {
+        if !has(headers, &TE) && !has(headers, &TRAILER) {
             return Self { takes_trailers: false, announced: None };
         }
         let mut codings = headers.get_all(TE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -178,12 +177,17 @@ impl TrailerTerms {
     }
 }
 
+/// Whether a field is there: told sooner than by a look-up, since most messages have few fields.
+pub fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|other| other == name)
+}
+
 /// RFC 9110 §7.6.1: fields that `Connection` names are for the next hop alone. The two that frame and address the
 /// message itself stay, whoever names them.
 fn drop_connection_named(headers: &mut HeaderMap) {
     // What this names is dropped from every message.
     let is_keep_alive = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"keep-alive");
-    if headers.get_all(CONNECTION).iter().all(is_keep_alive) {
+    if !has(headers, &CONNECTION) || headers.get_all(CONNECTION).iter().all(is_keep_alive) {
         return;
     }
     let named: Vec<HeaderName> = headers

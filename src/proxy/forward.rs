@@ -83,7 +83,8 @@ impl Door {
         account.sent = Some(sent);
         let blame = Blame::default();
         // Lent to those that wait for it: each of them would keep room for it twice.
-        let mut sending = pin!(route.upstream.send(Request::from_parts(parts, body), self.worker, &blame));
+        let request = Box::new(Request::from_parts(parts, body));
+        let mut sending = pin!(route.upstream.send(request, self.worker, &blame));
         let interims = Interims { client_version, fields: &response_fields };
         let mut wait =
             Wait { exchange, route, run, upload: upload.as_deref(), blame: &blame, interims, since: sent, until };

@@ -53,13 +53,13 @@ impl Connection {
     /// Sends a request and waits for the head of its response. Interim ones are told as they come.
     pub(super) async fn send<B: RequestContent>(
         &mut self,
-        request: Request<B>,
+        request: Box<Request<B>>,
         interims: &Interims,
     ) -> Result<Response<ResponseBody>, Failure<B>> {
         match self {
             Self::Http1(connection) => connection.send(request, interims).await,
             // In a place of its own: a request over HTTP/1 would have the room too.
-            Self::Http2(stream) => Box::pin(stream.send(request, interims)).await,
+            Self::Http2(stream) => Box::pin(stream.send(*request, interims)).await,
         }
     }
 }

@@ -72,14 +72,15 @@ impl Upstream {
     /// Sends one request from worker number `worker` and waits for the head of its response. The body streams on; the
     /// [`Lease`] must be given back with [`Lease::finish`] once it was read to its end.
     ///
-    /// May wait for its turn first (`concurrency`). Waits for a response without end: whoever gives up says with `blame`
+    /// The request has a place of its own, since each step of the way would copy it, and keep room for it. May wait for
+    /// its turn first (`concurrency`). Waits for a response without end: whoever gives up says with `blame`
     /// whether that is the target's fault. Cancel-safe: dropped, it closes the connection that it used.
     ///
     /// # Errors
     /// [`UpstreamError`] of the last attempt.
     pub async fn send<B: RequestContent>(
         &self,
-        request: Request<B>,
+        request: Box<Request<B>>,
         worker: usize,
         blame: &Blame,
     ) -> Result<Answer<Lease>, UpstreamError> {
@@ -107,7 +108,7 @@ impl Upstream {
 
     /// Where a request goes first: to a target that is due for a trial, else to one that is open, else to one that at
     /// least takes connections.
-    fn first<B>(&self, request: Request<B>) -> Result<Next<B>, UpstreamError> {
+    fn first<B>(&self, request: Box<Request<B>>) -> Result<Next<B>, UpstreamError> {
         let open = self.open();
         let via = Via::Pool;
         if open.len() < self.targets.len() {
@@ -182,7 +183,7 @@ struct Next<B> {
     position: usize,
     role: Role,
     via: Via,
-    request: Request<B>,
+    request: Box<Request<B>>,
 }
 
 /// One request and its attempts.
@@ -239,7 +240,7 @@ impl Course<'_> {
 }
 
 impl<B> Next<B> {
-    fn repeated(position: usize, request: Request<B>) -> Self {
+    fn repeated(position: usize, request: Box<Request<B>>) -> Self {
         // What broke one pooled connection may have broken them all.
         Self { position, role: Role::Regular, via: Via::New, request }
     }

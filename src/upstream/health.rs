@@ -130,7 +130,8 @@ impl Checks {
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
         let slot = OpenSlot::extra();
         let mut connection = connection::open(&self.dialer, self.settings.protocol, &self.settings, slot).await?;
-        let response = connection.send(request, &Interims::default()).await.map_err(|failure| failure.error)?;
+        let sent = connection.send(Box::new(request), &Interims::default()).await;
+        let response = sent.map_err(|failure| failure.error)?;
         Ok(response.status())
     }
 }

@@ -82,7 +82,7 @@ settings! {
         /// How long an unused connection is kept.
         pub idle_timeout: Duration = Duration::from_secs(55),
         /// Unused connections to a target that each worker keeps.
-        pub idle_max: NonZeroU32 = NonZeroU32::new(256).unwrap_or(NonZeroU32::MIN),
+        pub idle_max: NonZeroU32 = NonZeroU32::new(1_024).unwrap_or(NonZeroU32::MIN),
         /// Connections to a target at a time, over all workers, unused ones included as long as nobody needs their room.
         /// One more request than that is refused with 503.
         pub connections_max: NonZeroU32 = NonZeroU32::new(4_096).unwrap_or(NonZeroU32::MIN),

@@ -83,10 +83,10 @@ impl Budget {
 /// What may become of a request whose attempt failed.
 pub(super) enum Again<B> {
     /// Any target may get it, the same one too if there is no other. Within the budget.
-    Anywhere(Request<B>),
+    Anywhere(Box<Request<B>>),
     /// Another target may get it. Outside the budget: nothing that works is asked for more than before, and of a pair
     /// of which one is dead no request may fail.
-    Elsewhere(Request<B>),
+    Elsewhere(Box<Request<B>>),
     Never,
 }
 

@@ -52,7 +52,8 @@ impl Stream {
         let (response, stream) = match self.requests.send_request(head(&parts, &connection.scheme), ends) {
             Ok(opened) => opened,
             Err(error) => {
-                return Err(Failure::untouched(UpstreamError::http2(error), Request::from_parts(parts, body)));
+                let request = Box::new(Request::from_parts(parts, body));
+                return Err(Failure::untouched(UpstreamError::http2(error), request));
             }
         };
         let body = if ends { Outgoing::None(body) } else { Outgoing::Upload(Box::new(Upload::new(body, stream))) };
@@ -69,7 +70,7 @@ impl Stream {
                     connection.state.retire();
                 }
                 let body = if is_unsent || ends { exchange.body.into_body() } else { None };
-                let request = body.map(|body| Request::from_parts(parts, body));
+                let request = body.map(|body| Box::new(Request::from_parts(parts, body)));
                 let (unsent, spent) = if is_unsent { (request, None) } else { (None, request) };
                 Err(Failure { error: bad.into(), unsent, spent })
             }

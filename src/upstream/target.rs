@@ -39,14 +39,14 @@ pub(super) struct Target {
 pub(super) struct Failure<B> {
     pub(super) error: UpstreamError,
     /// The request, when the target cannot have acted on it: another one may get it.
-    pub(super) unsent: Option<Request<B>>,
+    pub(super) unsent: Option<Box<Request<B>>>,
     /// The request, when it has no body and some of it was sent.
-    pub(super) spent: Option<Request<B>>,
+    pub(super) spent: Option<Box<Request<B>>>,
 }
 
 impl<B> Failure<B> {
     /// The target cannot have acted on the request.
-    pub(super) fn untouched(error: UpstreamError, request: Request<B>) -> Self {
+    pub(super) fn untouched(error: UpstreamError, request: Box<Request<B>>) -> Self {
         Self { error, unsent: Some(request), spent: None }
     }
 }
@@ -89,7 +89,7 @@ impl Target {
     /// written are replaced. Interim responses are told as they come.
     pub(super) async fn send<B: RequestContent>(
         self: &Arc<Self>,
-        mut request: Request<B>,
+        mut request: Box<Request<B>>,
         worker: usize,
         via: Via,
         interims: &Interims,
@@ -99,7 +99,7 @@ impl Target {
             request.headers_mut().insert(HOST, self.host.clone());
         }
         // A connection that many use cannot become one request's own.
-        let is_apart = request.headers().contains_key(UPGRADE) && self.settings.protocol.may_be_http2(&self.url);
+        let is_apart = self.settings.protocol.may_be_http2(&self.url) && request.headers().contains_key(UPGRADE);
         let mut returns = 0;
         loop {
             let found = if is_apart { self.apart().await } else { self.connection(worker, via).await };

@@ -76,7 +76,7 @@ pub(super) fn prepare<'g>(
     headers::prepare_request(&mut parts.headers, origin, peer, sources, identity, parts.version);
     match &rewrite.host {
         // HTTP/1.0 knows requests without a host, HTTP/1.1 does not.
-        HostHeader::Keep if parts.headers.contains_key(HOST) => {}
+        HostHeader::Keep if headers::has(&parts.headers, &HOST) => {}
         HostHeader::Keep | HostHeader::Upstream => route.upstream.claim_host(parts),
         HostHeader::Named(host) => {
             parts.headers.insert(HOST, host.clone());

@@ -76,7 +76,7 @@ impl Http1 {
     /// connection.
     pub(super) async fn send<B: RequestContent>(
         &mut self,
-        request: Request<B>,
+        request: Box<Request<B>>,
         interims: &Interims,
     ) -> Result<Response<ResponseBody>, Failure<B>> {
         let Some(mut wire) = self.wire.take() else {
@@ -99,9 +99,10 @@ impl Http1 {
         };
         let is_of_request = error.is_of_request();
         if exchange.sending.is_untouched() && !is_of_request {
-            return Err(Failure::untouched(error, Request::from_parts(parts, exchange.sending.into_body())));
+            let request = Request::from_parts(parts, exchange.sending.into_body());
+            return Err(Failure::untouched(error, Box::new(request)));
         }
-        let spent = is_bare.then(|| Request::from_parts(parts, exchange.sending.into_body()));
+        let spent = is_bare.then(|| Box::new(Request::from_parts(parts, exchange.sending.into_body())));
         Err(Failure { error, unsent: None, spent })
     }
 
