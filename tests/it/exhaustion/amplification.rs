@@ -58,7 +58,7 @@ fn ratios(sent: usize, got: usize) -> (usize, usize) {
 fn the_smallest_requests_are_refused_with_a_few_hundred_bytes_on_every_wire() {
     const REQUESTS: usize = 20;
     let gate = Gate::start();
-    let request = "GET / HTTP/1.1\r\nHost:\r\n\r\n";
+    let request = "GET / HTTP/1.1\r\nHost:t\r\n\r\n";
     let mut wire = gate.raw();
     for _ in 0..REQUESTS {
         let answer = wire.send(request).read_response();
