@@ -138,6 +138,18 @@ async fn caller_narrowed_while_it_calls_has_its_new_ceiling() {
 }
 
 #[tokio::test]
+async fn a_path_beside_the_mount_is_no_call() {
+    let rig = Rig::start();
+    let caller = rig.key(&["*"]).await;
+    for path in ["/api", "/api/keysafe", "/api/keys.", "/x/api/keys"] {
+        for (method, body) in [("GET", ""), ("POST", CREATE)] {
+            assert_eq!(rig.call(&caller, method, path, body).await.status(), StatusCode::NOT_FOUND, "{method} {path}");
+        }
+    }
+    assert_eq!(rig.keyring.keys(), 1);
+}
+
+#[tokio::test]
 async fn change_that_cannot_be_stored_is_503_with_retry_after() {
     let rig = Rig::start();
     let caller = rig.key(&["*"]).await;

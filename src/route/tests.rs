@@ -198,6 +198,26 @@ fn pattern_that_cannot_match_is_refused() {
 }
 
 #[test]
+fn pattern_may_be_as_large_as_the_bounds_say() {
+    let hosts: Vec<String> = (0..64).map(|number| format!("h{number}")).collect();
+    let lines =
+        [format!("GET {}/x", hosts.join(",")), format!("GET /{}", "a".repeat(255)), format!("GET {}", "/a".repeat(64))];
+    for line in lines {
+        let target = format!("/{}", line.split_once('/').unwrap().1);
+        let table = Table::build(vec![(pattern(&line), ())]).unwrap();
+        let found = table.find(Some("h63"), &Path::parse(&target).unwrap(), "GET");
+        assert!(matches!(found, Found::Line { .. }), "{line}");
+    }
+}
+
+#[test]
+fn pattern_takes_the_methods_that_it_lists_and_any_takes_all() {
+    for (line, takes) in [("GET /x", [true, false]), ("GET,POST /x", [true, true]), ("ANY /x", [true, true])] {
+        assert_eq!(["GET", "POST"].map(|method| pattern(line).takes(method)), takes, "{line}");
+    }
+}
+
+#[test]
 fn pattern_is_within_a_prefix_only_as_a_whole() {
     for (line, within) in [
         ("GET /api/keys", true),
@@ -367,6 +387,15 @@ fn lines_of_the_host_answer_alone() {
         ("GET c.example/api/secret", "GET /api/{name}"),
     ] {
         check(&table, target, expected);
+    }
+}
+
+#[test]
+fn table_asks_for_the_host_only_where_a_line_names_one() {
+    for (lines, names) in
+        [(&["GET /x", "GET /y"][..], false), (&["GET a.example/x"], true), (&["GET /x", "GET a.example/x"], true)]
+    {
+        assert_eq!(table(lines).names_hosts(), names, "{lines:?}");
     }
 }
 
