@@ -955,7 +955,9 @@ fn a_client_that_reads_nothing_is_let_go() {
 
 #[test]
 fn connections_beyond_the_limit_wait_and_are_then_served() {
-    let gate = Gate::with(|setup| setup.option("client", "connections_max = 2"));
+    let gate = Gate::with(|setup| {
+        setup.option("client", "connections_max = 2").option("client", r#"connections_per_address_max = "off""#)
+    });
     let held: Vec<Wire> = (0..2)
         .map(|_| {
             let mut wire = gate.raw();

@@ -198,7 +198,7 @@ impl World {
         let mut before = String::new();
         while begun.elapsed() < length {
             pass(LOOK.min(step));
-            gauges.look(served, &self.judge);
+            gauges.look(served, life);
             // Twice each: a key may be in the audit trail before its caller has it.
             let logged = served.process.take_stderr();
             self.judge.add("lines of log", logged.len());

@@ -57,7 +57,6 @@ fn change_keys(life: &Life, keys: &Keys, mut dice: Dice) {
         match keys.change_one(&mut line, &mut dice) {
             true if keys.acknowledged() > before => {
                 life.count("changes");
-                life.store_works();
             }
             // Of a key that is gone, or without a key to change.
             true => {}

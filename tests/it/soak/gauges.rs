@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::judge::Judge;
+use super::judge::{Judge, Life};
 use crate::exhaustion::MIB;
 use crate::harness::{Probe, Served};
 
@@ -37,7 +37,7 @@ impl Gauges {
         Self { probe: Probe::of(served.process.pid()), begun: Instant::now(), looks: Vec::new() }
     }
 
-    pub fn look(&mut self, served: &Served, judge: &Judge) {
+    pub fn look(&mut self, served: &Served, life: &Life) {
         // Searched for secrets, as all answers are.
         let page = served.ops_get("/metrics").text();
         let look = Look {
@@ -49,7 +49,10 @@ impl Gauges {
             cpu: self.probe.cpu(),
         };
         if look.memory > MEMORY_MAX || look.descriptors > DESCRIPTORS_MAX || look.threads > THREADS_MAX {
-            judge.blame(format!("too much: {look:?}"));
+            life.judge.blame(format!("too much: {look:?}"));
+        }
+        if page.contains("\nportcullis_store_up 1\n") {
+            life.store_is_up();
         }
         self.looks.push(look);
     }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::client::Door;
 use crate::harness::DEADLINE;
 
+const FAULT_ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// How many faults are told; the others are counted.
 const FAULTS_TOLD: usize = 10;
 
@@ -91,7 +92,7 @@ pub struct Life {
 #[derive(Clone, Copy, PartialEq)]
 enum StoreHealth {
     Failing,
-    /// The fault has ended; the first change that is made tells that it has healed.
+    /// The fault has ended.
     Healing(Instant),
     Well,
 }
@@ -139,11 +140,12 @@ impl Life {
         *locked(&self.store) == StoreHealth::Well
     }
 
-    /// A change was made.
-    pub fn store_works(&self) {
+    /// The gate says that its store works. Calls that met the fault may end a little after it.
+    pub fn store_is_up(&self) {
         let mut store = locked(&self.store);
-        if let StoreHealth::Healing(since) = *store {
-            self.judge.add("ms of healing", usize::try_from(since.elapsed().as_millis()).expect("a short time"));
+        if let StoreHealth::Healing(since) = *store
+            && since.elapsed() >= FAULT_ENDS_WITHIN
+        {
             *store = StoreHealth::Well;
         }
     }
