@@ -5,6 +5,7 @@
 //! Invariants: reading never stops at the first problem; a field that nothing asked for is a problem; every problem
 //! names file, line and column.
 
+mod addresses;
 mod files;
 mod interpolate;
 mod problem;
@@ -378,28 +379,5 @@ impl<T: Value> Value for Vec<T> {
         let elements = node.elements()?;
         let read: Vec<Option<T>> = elements.iter().map(T::read).collect();
         read.into_iter().collect()
-    }
-}
-
-/// `ADDRESS:PORT`, the address in numbers.
-impl Value for std::net::SocketAddr {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        let text = node.text()?;
-        match text.parse() {
-            Ok(address) => Some(address),
-            Err(_) => node
-                .problem(format!("{} must be ADDRESS:PORT such as \"127.0.0.1:8080\" or \"[::]:8080\"", node.name())),
-        }
-    }
-}
-
-impl Value for ipnet::IpNet {
-    fn read(node: &Node<'_>) -> Option<Self> {
-        let text = node.text()?;
-        let network = text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(Self::from));
-        match network {
-            Some(network) => Some(network),
-            None => node.problem(format!("{} must hold networks such as \"10.0.0.0/8\" or addresses", node.name())),
-        }
     }
 }

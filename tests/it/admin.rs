@@ -241,7 +241,7 @@ fn declared_scopes_can_be_granted_and_undeclared_ones_cannot() {
 fn create_names_every_wrong_field_at_once() {
     let gate = Gate::start();
     let root = gate.root().keep_alive();
-    let cases: [(&str, &[(&str, &str)]); 22] = [
+    let cases: [(&str, &[(&str, &str)]); 23] = [
         ("{}", &[("name", "required"), ("kind", "required")]),
         (r#"{"name":"n","kind":"custom"}"#, &[("scopes", "required")]),
         (r#"{"name":"n","kind":"custom","scopes":[]}"#, &[("scopes", "empty")]),
@@ -250,6 +250,7 @@ fn create_names_every_wrong_field_at_once() {
         (r#"{"name":"n","kind":"telemetry","scopes":[]}"#, &[("scopes", "empty")]),
         (r#"{"name":"n","kind":"custom","scopes":"monitor:read"}"#, &[("scopes", "wrong_type")]),
         (r#"{"name":"n","kind":"custom","scopes":[1]}"#, &[("scopes", "wrong_type")]),
+        (r#"{"name":"n","kind":"telemetry","scopes":[1]}"#, &[("scopes", "wrong_type")]),
         (r#"{"name":"n","kind":"custom","scopes":["monitor:read",null]}"#, &[("scopes", "wrong_type")]),
         (r#"{"name":null,"kind":"telemetry"}"#, &[("name", "wrong_type")]),
         (r#"{"name":7,"kind":true}"#, &[("name", "wrong_type"), ("kind", "wrong_type")]),

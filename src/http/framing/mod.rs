@@ -21,6 +21,7 @@ mod malformed;
 mod parsed;
 mod request;
 mod response;
+mod response_head;
 mod sieve;
 mod upgrade;
 

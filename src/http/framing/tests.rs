@@ -537,3 +537,13 @@ fn content_is_told_from_what_frames_it_however_it_comes() {
     assert_eq!((trailers.1["x-t"].as_bytes(), trailers.1["x-u"].as_bytes()), (&b"1"[..], &b"2"[..]));
     assert!(responses.is_reusable());
 }
+
+#[test]
+fn verdict_on_trailers_does_not_depend_on_how_they_were_cut() {
+    let long = "n".repeat(300);
+    for trailers in [format!("{long}: x¶¶"), format!("{long}¶"), "a: x¶b¶¶".to_owned(), "a: \t ¶¶".to_owned()] {
+        let bytes = wire(&format!("HTTP/1.1 200 OK¶Transfer-Encoding: chunked¶¶2¶ok¶0¶{trailers}"));
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(respond(&Method::GET, &[&bytes]), respond(&Method::GET, &single), "{trailers}");
+    }
+}
