@@ -113,8 +113,8 @@ fn check_stalled_stream(length: usize) {
 
     raw.get(3, &reader, "/api/v1/empty");
     assert_eq!(raw.outcome(3).status(), Some(200), "{length}");
-    assert_eq!(gate.metric("portcullis_http2_streams"), 0.0);
-    assert_eq!(gate.metric("portcullis_requests_in_flight"), 0.0);
+    gate.wait_for_metric("portcullis_http2_streams", 0.0);
+    gate.wait_for_metric("portcullis_requests_in_flight", 0.0);
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn requests_in_flight_and_connections_rise_and_fall() {
     assert!(gate.metric("portcullis_connections") >= 1.0);
     gate.upstream().release();
     check(&wire.read_response(), 200);
-    assert_eq!(gate.metric("portcullis_requests_in_flight"), 0.0);
+    gate.wait_for_metric("portcullis_requests_in_flight", 0.0);
 }
 
 #[test]

@@ -338,7 +338,7 @@ fn a_key_deleted_while_its_requests_come_in_leaves_none_running() {
             wire.read_response_or_close("GET");
         }
     }
-    assert_eq!(gate.metric("portcullis_requests_in_flight"), 0.0);
+    gate.wait_for_metric("portcullis_requests_in_flight", 0.0);
 }
 
 #[test]

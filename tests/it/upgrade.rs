@@ -459,13 +459,14 @@ fn a_tunnel_outlives_every_other_deadline_and_ends_by_its_own_silence() {
     gate.upstream().reply_on(LIVE, Reply::bytes(SWITCHED).echo_raw());
     let mut wire = tunnel(&gate, &gate.root());
     let begun = Instant::now();
+    let mut last = begun;
     while begun.elapsed() < Duration::from_millis(800) {
+        last = Instant::now();
         check_is_echoed(&mut wire, "on and on");
         assert!(!wire.stirs_within(Duration::from_millis(150)), "ended after {:?}", begun.elapsed());
     }
-    let begun = Instant::now();
     wire.check_closed();
-    assert!(begun.elapsed() >= Duration::from_millis(1_000), "ended after {:?}", begun.elapsed());
+    assert!(last.elapsed() >= Duration::from_millis(1_500), "ended after {:?}", last.elapsed());
     gate.upstream().wait_for_closed(1);
 }
 
@@ -477,11 +478,12 @@ fn a_tunnel_holds_its_place_in_the_keys_limit_and_counts_as_in_flight() {
     let mut wire = tunnel(&gate, &reader);
     check_problem(&reader.get("/api/v1/query"), 429, "concurrency_limited");
     assert_eq!(gate.metric("portcullis_requests_in_flight"), 1.0);
-    let connections = gate.metric("portcullis_connections");
+    // The tunnel and the one that asks.
+    gate.wait_for_metric("portcullis_connections", 2.0);
     wire.finish_sending().read_to_end();
+    gate.wait_for_metric("portcullis_requests_in_flight", 0.0);
+    gate.wait_for_metric("portcullis_connections", 1.0);
     check(&reader.get("/api/v1/query"), 200);
-    assert_eq!(gate.metric("portcullis_requests_in_flight"), 0.0);
-    assert!(gate.metric("portcullis_connections") < connections);
 }
 
 #[test]

