@@ -12,9 +12,11 @@ mod descriptors;
 mod floods;
 mod hung;
 mod idle;
+mod listing;
 mod logs;
 mod pieces;
 mod slow_clients;
+mod tunnels;
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::channel;

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::pass;
-use crate::harness::{Installation, Probe, check, check_problem, until};
+use crate::harness::{Caller, Installation, Probe, Served, Setup, check, check_problem, until};
 
 const DESCRIPTORS: usize = 64;
 const WATCHED: Duration = Duration::from_millis(500);
@@ -63,4 +63,41 @@ fn gate_without_descriptors_waits_and_goes_on() {
     until("descriptors are given back", || probe.descriptors() <= before + 4);
     check(&served.caller(&root).get("/open/x"), 200);
     check(&served.caller(&root).post("/api/keys", r#"{"name": "x", "kind": "telemetry"}"#), 201);
+}
+
+fn backing_up(setup: Setup) -> Setup {
+    let setup = setup.option("store.backup", r#"directory = "backups""#);
+    setup.option("store.backup", r#"every = "1s""#).option("store.backup", "keep = 100")
+}
+
+#[test]
+fn backup_and_reload_without_descriptors_fail_with_a_word_and_come_once_there_are_some() {
+    let installation = Installation::with(backing_up);
+    let root = installation.init();
+    let Served { mut process, public, ops } = installation.serve_within(DESCRIPTORS);
+    let probe = Probe::of(process.pid());
+    let known = Caller::new(public, Some(&root)).keep_alive();
+    check(&known.get("/open/x"), 200);
+    let backups = || {
+        let entries = std::fs::read_dir(installation.folder().join("backups")).into_iter().flatten();
+        entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "jsonl")).count()
+    };
+    until("a backup", || backups() > 0);
+
+    let taken = use_up(public, &probe);
+    let told = process.stderr().len();
+    installation.rewrite(|setup| backing_up(setup).route("GET /later/{*rest}", r#""authenticated""#));
+    process.signal("HUP");
+
+    process.wait_for_after(told, |line| line.contains("not reloaded") && line.contains("Too many open files"));
+    process.wait_for_after(told, |line| line.contains("no backup was made") && line.contains("Too many open files"));
+    check(&known.get("/open/x"), 200);
+    let made = backups();
+    drop(taken);
+    until("another backup", || backups() > made);
+    process.signal("HUP");
+    until("the reload", || known.get("/later/x").status == 200);
+    assert!(Caller::new(ops, None).get("/metrics").text().contains("\nportcullis_store_up 1\n"));
+    // What could not be opened was not taken for lost.
+    check(&known.post("/api/keys", r#"{"name": "x", "kind": "telemetry"}"#), 201);
 }

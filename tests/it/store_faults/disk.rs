@@ -73,10 +73,15 @@ struct Ill {
     is_deleted: bool,
 }
 
-/// Puts more keys into the store: `PORTCULLIS_STORE_KEYS=100000` shows how the time of healing grows with them.
-fn fill(installation: &Installation) {
-    let Ok(count) = std::env::var("PORTCULLIS_STORE_KEYS") else { return };
-    let records = (1..=count.parse().expect("a number")).map(|revision| {
+/// How many more keys are in the store: `PORTCULLIS_STORE_KEYS=100000` shows how the time of healing grows with them.
+fn more_keys() -> Option<u64> {
+    std::env::var("PORTCULLIS_STORE_KEYS").ok().map(|count| count.parse().expect("a number"))
+}
+
+/// Puts so many more keys into a store that nobody has open.
+#[track_caller]
+pub fn fill(installation: &Installation, count: u64) {
+    let records = (1..=count).map(|revision| {
         let secret = portcullis::key::KeySecret::generate().expect("randomness");
         record(&secret, "one of many", &["monitor:read", "issue:read"], revision)
     });
@@ -123,7 +128,7 @@ impl Ill {
                 .option("keys", r#"last_used_flush = "50ms""#)
         });
         let root = installation.init();
-        fill(&installation);
+        more_keys().into_iter().for_each(|count| fill(&installation, count));
         let served = installation.serve();
         let key = || served.caller(&root).create(&["monitor:read"]);
         let (known, cold, doomed) = (key(), key(), key());
