@@ -2,9 +2,9 @@
 //!
 //! # From above
 //!
-//! A request comes in on the public listener, on one of several worker threads (`server`). A guard checks its framing
-//! byte by byte before hyper parses it, or over HTTP/2 counts its frames and has it judged by the same rules
-//! (`http::framing`). `proxy` then reads it top to bottom: path and route (`route`), the key it carries (`credential`),
+//! A request comes in on the public listener, on one of several worker threads (`server`). Its framing is
+//! judged byte by byte as it is read; over HTTP/2 a guard counts its frames before hyper sees them, and the request is
+//! judged by the same rules (`http::framing`). `proxy` then reads it top to bottom: path and route (`route`), the key it carries (`credential`),
 //! who holds that key (`keyring`), whether the scopes do (`policy`) and the limits allow (`limit`), and forwards it
 //! (`upstream`), streaming both ways while the key still admits it. Calls of the key API (`admin`) take the same way in
 //! and end on the control runtime, where the store's writer, metrics and health (`ops`) live too.

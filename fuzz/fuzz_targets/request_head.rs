@@ -3,8 +3,10 @@
 
 #![no_main]
 
+use bytes::Bytes;
+use http::Request;
 use libfuzzer_sys::fuzz_target;
-use portcullis::http::framing::{Malformed, Progress, RequestLimits, Requests, Rules};
+use portcullis::http::framing::{Malformed, RequestLimits, RequestPart, Requests};
 use portcullis_fuzz::{http1, pieces};
 
 const LIMITS: RequestLimits = RequestLimits { head_bytes_max: 2 << 10, fields_max: 20, target_bytes_max: 512 };
@@ -19,44 +21,84 @@ fuzz_target!(|bytes: &[u8]| {
 #[derive(Debug, Eq, PartialEq)]
 struct Verdict {
     passed: Vec<u8>,
-    heads: u64,
+    /// Method, target and fields of each request.
+    requests: Vec<(Vec<String>, Vec<(String, Vec<u8>)>)>,
+    /// The data of all bodies.
+    data: Vec<u8>,
     malformed: Option<Malformed>,
-    is_undecided: bool,
     is_in_body: bool,
 }
 
 fn run(pieces: &[&[u8]]) -> Verdict {
     let mut rules = Requests::new(LIMITS);
-    let (mut held, mut passed, mut malformed) = (Vec::new(), Vec::new(), None);
+    let (mut held, mut passed, mut data, mut requests) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut malformed = None;
     'pieces: for piece in pieces {
         held.extend_from_slice(piece);
-        loop {
-            match rules.advance(&mut held) {
-                Ok(Progress { pass: 0, skip: 0 }) => break,
-                Ok(Progress { pass, skip }) => passed.extend(held.drain(..pass + skip).take(pass)),
+        while !held.is_empty() {
+            let len = match rules.next(&held) {
+                Ok(RequestPart::Partial) => break,
+                Ok(RequestPart::Skip(len)) => {
+                    held.drain(..len);
+                    continue;
+                }
+                Ok(RequestPart::Head(len)) => {
+                    let request = rules.head(&Bytes::copy_from_slice(&held[..len])).expect("a request");
+                    requests.push(told(&request));
+                    len
+                }
+                Ok(RequestPart::Data(len)) => {
+                    data.extend_from_slice(&held[..len]);
+                    len
+                }
+                Ok(RequestPart::Framing(len) | RequestPart::Trailers(len, _)) => len,
                 Err(violation) => {
                     malformed = Some(violation);
                     break 'pieces;
                 }
-            }
+            };
+            passed.extend(held.drain(..len));
         }
     }
-    let (is_undecided, is_in_body) = (rules.is_undecided(), rules.is_in_body());
-    Verdict { passed, heads: rules.heads(), malformed, is_undecided, is_in_body }
+    assert_eq!(rules.heads(), requests.len() as u64);
+    Verdict { passed, requests, data, malformed, is_in_body: rules.is_in_body() }
+}
+
+fn told(request: &Request<()>) -> (Vec<String>, Vec<(String, Vec<u8>)>) {
+    let fields = request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+    (vec![request.method().to_string(), request.uri().to_string()], fields.collect())
 }
 
 fn check(verdict: &Verdict) {
     let mut left = verdict.passed.as_slice();
     let mut heads = 0;
     let mut is_in_body = false;
+    let mut data = verdict.data.as_slice();
     while !left.is_empty() {
         let request = http1::request(left).expect("no head passes in part");
+        let (start, fields) = &verdict.requests[heads];
+        assert_eq!(*start, request.start);
+        for name in fields.iter().map(|(name, _)| name) {
+            let values = fields.iter().filter(|(given, _)| given == name).map(|(_, value)| value.as_slice());
+            assert_eq!(values.collect::<Vec<_>>(), request.values(name), "{name}");
+        }
+        assert_eq!(fields.len(), request.fields.len());
         heads += 1;
         check_head(&left[..request.head_bytes], &request);
         is_in_body = request.end.is_none();
-        left = &left[request.end.unwrap_or(left.len())..];
+        let (now, later) = left.split_at(request.end.unwrap_or(left.len()));
+        if let http1::Framing::Sized(_) = request.framing() {
+            let body;
+            (body, data) = data.split_at(now.len() - request.head_bytes);
+            assert_eq!(body, &now[request.head_bytes..]);
+        } else if let (http1::Framing::Chunked, Some(_)) = (request.framing(), request.end) {
+            let body = http1::data_of_chunks(&now[request.head_bytes..]);
+            assert!(data.starts_with(&body), "the same data: {verdict:?}");
+            data = &data[body.len()..];
+        }
+        left = later;
     }
-    assert_eq!(heads, verdict.heads);
+    assert_eq!(heads, verdict.requests.len());
     assert_eq!(is_in_body, verdict.is_in_body, "both readers are at the same place: {verdict:?}");
 }
 
@@ -72,5 +114,4 @@ fn check_head(head: &[u8], request: &http1::Message) {
     assert!(request.fields.len() <= LIMITS.fields_max);
     let hosts = request.values("host").len();
     assert!(hosts == 1 || (hosts == 0 && version == b"HTTP/1.0"), "one host: {request:?}");
-    assert!(request.values("upgrade").is_empty(), "hyper must not see it");
 }

@@ -125,6 +125,22 @@ pub fn chunked(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// The data of a chunked body that is all there.
+pub fn data_of_chunks(bytes: &[u8]) -> Vec<u8> {
+    let (mut at, mut data) = (0, Vec::new());
+    while let Some(line) = line(&bytes[at..]) {
+        at += line.len() + 2;
+        let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
+        let size = usize::from_str_radix(std::str::from_utf8(size).expect("digits"), 16).expect("a size that fits");
+        if size == 0 {
+            break;
+        }
+        data.extend_from_slice(&bytes[at..at + size]);
+        at += size + 2;
+    }
+    data
+}
+
 /// A line without its end.
 ///
 /// # Panics

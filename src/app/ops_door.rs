@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use crate::http::{Challenge, Refusal, RequestId};
 use crate::metrics::Metrics;
 use crate::ops::{self, Readiness};
 use crate::proxy::{Body, Door};
-use crate::server::{Exchange, Handler};
+use crate::server::{Exchange, Handler, Incoming};
 
 /// Serves `/metrics`, `/-/healthy`, `/-/ready`, and keys where the configuration says so.
 #[derive(Clone)]

@@ -12,7 +12,6 @@ use http::header::{
 };
 use ipnet::IpNet;
 
-use super::framing::DISARMED;
 use crate::credential::Source;
 use crate::keyring::Identity;
 use crate::settings::settings;
@@ -273,7 +272,6 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
         "trailer",
         "transfer-encoding",
         "upgrade",
-        DISARMED,
     ]);
     HOP_BY_HOP.contain(name)
 }

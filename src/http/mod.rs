@@ -7,11 +7,13 @@ pub mod framing;
 mod grpc;
 pub mod headers;
 mod names;
+pub mod outgoing;
 pub mod overrides;
 pub mod pieces;
 mod problem;
 mod refusal;
 mod request_id;
+pub mod room;
 pub mod trailers;
 
 pub use grpc::Dialect;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
 use crate::http::RequestId;
 use crate::key::KeyId;
 use crate::limit::Slot;
 use crate::log;
 use crate::metrics::{Metrics, NO_ROUTE, Outcome, RouteMetrics};
-use crate::server::{Exchange, TlsPeer};
+use crate::server::{Exchange, Incoming, TlsPeer};
 
 use super::admit::Trail;
 use super::gate::Gate;

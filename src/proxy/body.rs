@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use http_body_util::Full;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::credential::Source;
 use crate::http::framing::Malformed;
@@ -20,7 +20,7 @@ use crate::http::overrides::is_one_of;
 use crate::http::trailers::TooLarge;
 use crate::http::{headers, trailers};
 use crate::metrics::UpstreamFailure;
-use crate::server::{Invitation, Timer};
+use crate::server::{Incoming, IncomingError, Invitation, Timer};
 use crate::settings::ByteSize;
 use crate::upstream::{CutError, Lease, RequestContent, ResponseBody, Unread};
 
@@ -33,7 +33,7 @@ use super::upload::{Upload, UploadState};
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("the request's body broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] IncomingError),
     #[error("the upstream's body broke off")]
     Cut(#[source] CutError),
     #[error("the key admits the request no more")]
@@ -356,7 +356,7 @@ impl Streamed {
             Poll::Ready(Some(Err(error))) => {
                 self.metrics.failed(UpstreamFailure::BodyCut);
                 tracing::debug!(error = %error, "the upstream's body broke off");
-                // hyper drops what it has not written when a body fails, be it the head.
+                // A connection drops what it has not written when a body fails, be it the head.
                 self.cut = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
 use crate::http::headers::Origin;
 use crate::http::overrides::is_one_of;
 use crate::http::{Refusal, headers, trailers};
 use crate::log::Occasionally;
 use crate::metrics::UpstreamFailure;
-use crate::server::Exchange;
+use crate::server::{Exchange, Incoming};
 use crate::upstream::{Blame, Lease, ResponseBody, UpstreamError};
 
 use super::account::Account;
@@ -286,10 +286,6 @@ impl Streaming<'_> {
         }
         // An upstream's HTTP/1.0 would make the end of the body the end of the connection, which a cut looks like too.
         *response.version_mut() = Version::HTTP_11;
-        if self.client_version == Version::HTTP_10 && !has_length {
-            // hyper would promise to keep the connection whose end is the body's.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         Ok(response.map(|incoming| {
             Body::streamed(Streamed {
                 incoming,

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 
 use crate::admin;
 use crate::http::Refusal;
@@ -16,7 +15,7 @@ use crate::keyring::Holder;
 use crate::metrics::Outcome;
 use crate::policy;
 use crate::route::Path;
-use crate::server::{Exchange, Invitation};
+use crate::server::{Exchange, Incoming, Invitation};
 
 use super::Door;
 use super::account::Account;

@@ -22,14 +22,13 @@ use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use crate::admin::ListenerName;
 use crate::http::headers::{Origin, Scheme, is_trusted};
 use crate::http::{Dialect, Refusal, RequestId};
 use crate::keyring::Keyring;
 use crate::metrics::{LimitKind, Metrics, Outcome};
-use crate::server::{Exchange, Handler};
+use crate::server::{Exchange, Handler, Incoming};
 
 pub use admit::{Admitted, Head, Trail};
 pub(crate) use admit::{check_opt_ins, without_port};

@@ -1,12 +1,12 @@
 //! One client connection from accept to close: which protocol it speaks, and what both protocols share of their time.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1 as hyper_http1;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
@@ -20,14 +20,13 @@ use crate::metrics::{Metrics, Protocol};
 
 /// What all connections of a listener are served with.
 pub(super) struct Protocols {
-    http1: hyper_http1::Builder,
     http2: Arc<Http2>,
     metrics: Arc<Metrics>,
 }
 
 impl Protocols {
-    pub(super) fn new(client: &Client, http2: Arc<Http2>, metrics: Arc<Metrics>) -> Self {
-        Self { http1: http1::protocol(client), http2, metrics }
+    pub(super) fn new(http2: Arc<Http2>, metrics: Arc<Metrics>) -> Self {
+        Self { http2, metrics }
     }
 
     /// What the client speaks; `None` when it never said.
@@ -46,10 +45,19 @@ impl Protocols {
     }
 }
 
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    #[error(transparent)]
+    Http1(#[from] io::Error),
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+}
+
 /// Serves one connection until it ends, of itself or because of `draining`.
 ///
 /// # Errors
-/// What hyper ended with; worth a debug line, since clients come and go.
+/// What it ended with; worth a debug line, since clients come and go.
 pub(super) async fn serve_connection<S, H>(
     protocols: &Protocols,
     socket: S,
@@ -57,9 +65,9 @@ pub(super) async fn serve_connection<S, H>(
     client: &Client,
     handler: H,
     draining: &Draining,
-) -> hyper::Result<()>
+) -> Result<(), ConnectionError>
 where
-    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin,
+    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     H: Handler,
 {
     let mut socket = Begun::new(socket);
@@ -68,10 +76,10 @@ where
     };
     protocols.metrics.connection_speaks(protocol);
     match protocol {
-        Protocol::Http1 => http1::serve(&protocols.http1, socket, info, client, handler, draining).await,
+        Protocol::Http1 => Ok(http1::serve(socket, info, client, handler, draining).await?),
         Protocol::Http2 => {
             let limits = http2::Limits { client, http2: &protocols.http2 };
-            http2::serve(socket, info, limits, handler, draining, &protocols.metrics).await
+            Ok(http2::serve(socket, info, limits, handler, draining, &protocols.metrics).await?)
         }
     }
 }
@@ -114,11 +122,7 @@ pub(super) struct Silence {
     drain_timeout: Option<Duration>,
     heads: u64,
     deadline: Option<Moment>,
-    sleeps: Option<Moment>,
 }
-
-/// A pause between two requests that is worth giving back what the last one needed; a quarter of `idle_timeout` is as well.
-const SLEEPS_AFTER: Duration = Duration::from_secs(1);
 
 impl Silence {
     pub(super) fn new(client: &Client) -> Self {
@@ -128,7 +132,6 @@ impl Silence {
             drain_timeout: None,
             heads: 0,
             deadline: None,
-            sleeps: None,
         }
     }
 
@@ -141,27 +144,14 @@ impl Silence {
         }
     }
 
-    /// When the present silence has lasted too long; `None` while there is none.
-    pub(super) fn deadline(&mut self, watch: &Watch) -> Option<Moment> {
-        if !watch.is_idle() {
-            return None;
-        }
-        if self.heads != watch.heads() {
-            self.heads = watch.heads();
+    /// When the present silence, the one after request number `heads`, has lasted too long.
+    pub(super) fn deadline(&mut self, watch: &Watch, heads: u64) -> Moment {
+        if self.heads != heads {
+            self.heads = heads;
             self.deadline = None;
         }
-        let timeout = if self.heads == 0 { self.first_byte_timeout } else { self.idle_timeout };
+        let timeout = if heads == 0 { self.first_byte_timeout } else { self.idle_timeout };
         let timeout = self.drain_timeout.map_or(timeout, |drain_timeout| timeout.min(drain_timeout));
-        if self.deadline.is_none() {
-            let now = Instant::now();
-            self.sleeps = watch.moment(now + SLEEPS_AFTER.min(self.idle_timeout / 4)).into();
-            self.deadline = watch.moment(now + timeout).into();
-        }
-        self.deadline
-    }
-
-    /// When the present silence, if it is one, is long enough to sleep in it.
-    pub(super) fn sleeps(&self) -> Option<Moment> {
-        self.sleeps
+        *self.deadline.get_or_insert_with(|| watch.after(timeout))
     }
 }

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use super::http2::{Aside, Invitation};
+use super::incoming::Incoming;
 use super::tunnel::Tunnel;
 use super::watch::{Phase, Watch};
 use crate::http::framing::Malformed;
@@ -66,16 +66,31 @@ pub struct Exchange {
     asks_for_websocket: bool,
     /// Of a stream.
     aside: Option<Aside>,
-    /// Whether the body comes once it is asked for; over HTTP/1 hyper sees to it.
+    /// Whether the body comes once it is asked for; over HTTP/1 it sees to that itself.
     holds_back: bool,
     timer: Timer,
 }
 
 impl Exchange {
-    /// For request number `ordinal` of the connection that `watch` is for.
-    pub(super) fn new(connection: Arc<ConnectionInfo>, ordinal: u64, watch: Arc<Watch>) -> Self {
-        let (malformed, asks_for_websocket) = (watch.refusal_of(ordinal), watch.asks_for_websocket(ordinal));
-        Self { connection, malformed, asks_for_websocket, aside: None, holds_back: false, timer: Timer(watch) }
+    /// For a request of the connection, or over HTTP/2 of the stream, that `watch` is for.
+    pub(super) fn new(connection: Arc<ConnectionInfo>, watch: Arc<Watch>) -> Self {
+        Self {
+            connection,
+            malformed: None,
+            asks_for_websocket: false,
+            aside: None,
+            holds_back: false,
+            timer: Timer(watch),
+        }
+    }
+
+    /// Of what was no request.
+    pub(super) fn refused(self, malformed: Malformed) -> Self {
+        Self { malformed: Some(malformed), ..self }
+    }
+
+    pub(super) fn asking_for_websocket(self, asks_for_websocket: bool) -> Self {
+        Self { asks_for_websocket, ..self }
     }
 
     pub(super) fn on_stream(self, aside: Option<Aside>, holds_back: bool) -> Self {
@@ -102,7 +117,7 @@ impl Exchange {
     }
 
     /// What to send once the body is waited for, if the client may hold it back until then. `None` over HTTP/1, where
-    /// hyper sees to it.
+    /// the body sees to it.
     pub fn invitation(&self) -> Option<Invitation> {
         self.aside.clone().filter(|_| self.holds_back).map(Invitation)
     }
@@ -116,8 +131,7 @@ impl Exchange {
         }
     }
 
-    /// Whether the client wants to go on with a WebSocket, and may be answered with 101: its `Upgrade` field is not among
-    /// those that a handler sees.
+    /// Whether the client wants to go on with a WebSocket, and may be answered with 101.
     pub fn asks_for_websocket(&self) -> bool {
         self.asks_for_websocket
     }

@@ -1,4 +1,4 @@
-//! What the listener reads before hyper does, for the fuzz targets `proxy_protocol` and `h2_frames` alone: built with
+//! What the listener reads ahead of requests, for the fuzz targets `proxy_protocol` and `h2_frames` alone: built with
 //! `--cfg fuzzing` and never shipped.
 
 use std::net::SocketAddr;

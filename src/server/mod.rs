@@ -1,6 +1,6 @@
 //! Sockets, connections, deadlines, drain and worker threads: everything between the kernel and a [`Handler`].
 //!
-//! Knows nothing of routes, keys or stores. Every connection is read through the strict request rules of
+//! Knows nothing of routes, keys or stores. Every connection is read by the strict request rules of
 //! [`crate::http::framing`]: a handler sees valid requests, or a stand-in whose [`Exchange::malformed`] says what to
 //! refuse it with.
 //!
@@ -14,10 +14,10 @@ mod drain;
 mod exchange;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod guard;
 mod handshake;
 mod http1;
 mod http2;
+mod incoming;
 mod listener;
 mod proxy_protocol;
 mod serve;
@@ -35,6 +35,7 @@ pub use addresses::Addresses;
 pub use drain::{Drain, Draining, drain};
 pub use exchange::{ConnectionInfo, Elapsed, Exchange, Handler, Timer};
 pub use http2::{Http2, Invitation};
+pub use incoming::{Incoming, IncomingError};
 pub use listener::{BindError, Listener, Listeners};
 pub use serve::{Context, serve};
 pub use settings::{AddressShare, Client, Listen, Shutdown, WorkerCount};

@@ -56,7 +56,7 @@ pub async fn serve<H: Handler>(listener: Listener, handler: H, context: Context)
     let listener = TcpListener::from_std(socket)?;
     let client = context.client.load_full();
     let mut acceptor = AcceptLoop {
-        protocols: Arc::new(Protocols::new(&client, context.http2.load_full(), Arc::clone(&context.metrics))),
+        protocols: Arc::new(Protocols::new(context.http2.load_full(), Arc::clone(&context.metrics))),
         client,
         present: context.client,
         http2: context.http2,
@@ -170,7 +170,7 @@ impl<H: Handler> AcceptLoop<H> {
         let present = self.present.load();
         if !Arc::ptr_eq(&present, &self.client) {
             let (http2, metrics) = (self.http2.load_full(), Arc::clone(&self.metrics));
-            self.protocols = Arc::new(Protocols::new(&present, http2, metrics));
+            self.protocols = Arc::new(Protocols::new(http2, metrics));
             self.client = Arc::clone(&present);
         }
     }

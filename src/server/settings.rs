@@ -96,7 +96,7 @@ impl Value for AddressShare {
     }
 }
 
-/// hyper parses no longer request target.
+/// A `Uri` holds no longer request target.
 const TARGET_BYTES_CEILING: usize = 65_534;
 
 impl Client {

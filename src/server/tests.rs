@@ -1,4 +1,4 @@
-//! Real sockets, real hyper, an echoing handler: what a client sees.
+//! Real sockets, an echoing handler: what a client sees.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown as Half, SocketAddr, TcpStream};
@@ -11,7 +11,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
 use super::*;

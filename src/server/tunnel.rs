@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::guard::Guarded;
+use super::http1::Socket;
 use super::watch::{Moment, Watch};
 
 /// What goes on over a client's connection once it has switched protocols.
@@ -27,18 +27,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> ClientSocket for S {}
 
 /// A client's socket whose bytes are nobody's to judge, and how long it has been silent.
 pub(super) struct Switched<S: AsFd> {
-    guarded: Guarded<S>,
+    socket: Socket<S>,
     /// What came behind the request that asked for the switch, before it was answered.
-    early: BytesMut,
+    early: Bytes,
     idle_timeout: Duration,
     /// When the present silence in both directions has lasted too long.
     idle_deadline: Option<Moment>,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Switched<S> {
-    pub(super) fn new(mut guarded: Guarded<S>, idle_timeout: Duration) -> Self {
-        let early = guarded.take_held();
-        Self { guarded, early, idle_timeout, idle_deadline: None }
+    pub(super) fn new(socket: Socket<S>, early: Bytes, idle_timeout: Duration) -> Self {
+        Self { socket, early, idle_timeout, idle_deadline: None }
     }
 
     /// To be asked when nothing more moves at this time.
@@ -58,26 +57,25 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Switched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.early.is_empty() {
             let count = self.early.len().min(buf.remaining());
-            buf.put_slice(&self.early[..count]);
-            self.early.advance(count);
+            buf.put_slice(&self.early.split_to(count));
             return Poll::Ready(Ok(()));
         }
-        let poll = Pin::new(self.guarded.socket()).poll_read(cx, buf);
+        let poll = Pin::new(&mut self.socket).poll_read(cx, buf);
         self.moved(poll)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Switched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(self.guarded.socket()).poll_write(cx, buf);
+        let poll = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.moved(poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.guarded.socket()).poll_flush(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.guarded.socket()).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

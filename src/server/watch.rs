@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::Response;
 
 use super::tunnel::Tunnel;
-use crate::http::framing::{Malformed, interim};
+use crate::http::framing::interim;
 
 /// A moment of one connection.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -39,26 +39,10 @@ pub(super) struct Watch {
     deadlines: [AtomicU64; 3],
     /// When the timer fired last. What was due then has expired; whoever waits for it is polled, and acts on it.
     fired: AtomicU64,
-    /// Heads passed to hyper, the stand-in for a refused one included.
-    heads: AtomicU64,
-    /// Whether the last of them has a body that is not all there yet.
-    is_in_body: AtomicBool,
-    /// Whether nothing of another request has arrived after the last message.
-    is_between: AtomicBool,
-    /// Whether a handler is at work or its response is being sent.
-    is_busy: AtomicBool,
     /// Whether the connection must end in a reset: its last response was cut.
     is_cut: AtomicBool,
     /// Whether it must end now, whatever is still to be sent.
     is_severed: AtomicBool,
-    /// Whether the next response is to be the last one.
-    is_leaving: AtomicBool,
-    /// Whether hyper has begun to close the connection.
-    is_ending: AtomicBool,
-    /// The number of the request that stands in for a malformed one, from 1, and why.
-    refusal: OnceLock<(u64, Malformed)>,
-    /// The number of the request that asks for a WebSocket and has no answer yet; 0: none does.
-    undecided: AtomicU64,
     switch: Switch,
     aside: Aside,
     /// A stream's alone, for what its connection's task finds out.
@@ -86,8 +70,6 @@ const ASIDE_BYTES_MAX: usize = 64 * 1024;
 struct Aside {
     is_any: AtomicBool,
     bytes: Mutex<Vec<u8>>,
-    /// Whether hyper has written something and may not have written all of it.
-    is_behind: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -104,16 +86,8 @@ impl Watch {
             epoch,
             deadlines: std::array::from_fn(|_| AtomicU64::new(Moment::NEVER.0)),
             fired: AtomicU64::new(0),
-            heads: AtomicU64::new(0),
-            is_in_body: AtomicBool::new(false),
-            is_between: AtomicBool::new(true),
-            is_busy: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             is_severed: AtomicBool::new(false),
-            is_leaving: AtomicBool::new(false),
-            is_ending: AtomicBool::new(false),
-            refusal: OnceLock::new(),
-            undecided: AtomicU64::new(0),
             switch: Switch::default(),
             aside: Aside::default(),
             stream: None,
@@ -184,40 +158,6 @@ impl Watch {
         deadlines.filter(|deadline| *deadline < Moment::NEVER && !self.has_expired(*deadline)).min()
     }
 
-    pub(super) fn passed(&self, heads: u64, is_in_body: bool, is_between: bool) {
-        self.heads.store(heads, Ordering::Relaxed);
-        self.is_in_body.store(is_in_body, Ordering::Relaxed);
-        self.is_between.store(is_between, Ordering::Relaxed);
-    }
-
-    pub(super) fn heads(&self) -> u64 {
-        self.heads.load(Ordering::Relaxed)
-    }
-
-    /// Whether body bytes of request `ordinal` are still to come.
-    pub(super) fn is_in_body_of(&self, ordinal: u64) -> bool {
-        self.heads() == ordinal && self.is_in_body.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.is_between.load(Ordering::Relaxed) && !self.is_busy.load(Ordering::Relaxed)
-    }
-
-    /// Whether nothing is on its way, in either direction, after `answered` requests.
-    pub(super) fn is_at_rest(&self, answered: u64) -> bool {
-        let is_ending = self.is_ending.load(Ordering::Relaxed) || self.is_switched();
-        let owes_nothing = !self.is_behind() && !self.has_aside() && self.next().is_none();
-        self.is_idle() && self.heads() == answered && !self.is_undecided() && owes_nothing && !is_ending
-    }
-
-    pub(super) fn set_ending(&self) {
-        self.is_ending.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_busy(&self, is_busy: bool) {
-        self.is_busy.store(is_busy, Ordering::Relaxed);
-    }
-
     pub(super) fn set_cut(&self) {
         self.is_cut.store(true, Ordering::Relaxed);
     }
@@ -236,14 +176,6 @@ impl Watch {
         self.is_severed.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_leaving(&self, is_leaving: bool) {
-        self.is_leaving.store(is_leaving, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Ordering::Relaxed)
-    }
-
     /// Tells a stream's task that body bytes are due by `deadline`. The task is woken: it may be waiting for longer.
     pub(super) fn await_body(&self, deadline: Moment) {
         let Some(stream) = self.stream.as_ref().filter(|stream| !stream.is_answered.load(Ordering::Relaxed)) else {
@@ -256,7 +188,7 @@ impl Watch {
         }
     }
 
-    /// Whether a stream's body stopped arriving. A connection's own guard says so to hyper instead.
+    /// Whether a stream's body stopped arriving. Over HTTP/1 the body itself says so.
     pub(super) fn has_body_expired(&self) -> bool {
         self.stream.is_some() && self.has_expired(Moment(self.deadlines[Phase::Read as usize].load(Ordering::Relaxed)))
     }
@@ -276,28 +208,6 @@ impl Watch {
         }
     }
 
-    /// Only the first refusal counts: nothing is read after it.
-    pub(super) fn refuse(&self, ordinal: u64, malformed: Malformed) {
-        let _ = self.refusal.set((ordinal, malformed));
-    }
-
-    pub(super) fn refusal_of(&self, ordinal: u64) -> Option<Malformed> {
-        self.refusal.get().filter(|(refused, _)| *refused == ordinal).map(|(_, malformed)| *malformed)
-    }
-
-    /// Nothing is read beyond request `ordinal` until it is answered.
-    pub(super) fn set_undecided(&self, ordinal: u64) {
-        self.undecided.store(ordinal, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_undecided(&self) -> bool {
-        self.undecided.load(Ordering::Relaxed) != 0
-    }
-
-    pub(super) fn asks_for_websocket(&self, ordinal: u64) -> bool {
-        self.is_undecided() && self.undecided.load(Ordering::Relaxed) == ordinal
-    }
-
     /// Has an interim response sent when its turn comes.
     pub(super) fn say(&self, interim: &Response<()>) {
         let Some(head) = interim::over_http1(interim).filter(|_| self.stream.is_none()) else { return };
@@ -306,6 +216,12 @@ impl Watch {
             bytes.extend_from_slice(&head);
             self.aside.is_any.store(true, Ordering::Release);
         }
+    }
+
+    /// Has `bytes` sent when their turn comes, ahead of any interim response.
+    pub(super) fn say_first(&self, bytes: &[u8]) {
+        self.aside().splice(0..0, bytes.iter().copied());
+        self.aside.is_any.store(true, Ordering::Release);
     }
 
     pub(super) fn has_aside(&self) -> bool {
@@ -319,20 +235,6 @@ impl Watch {
 
     fn aside(&self) -> MutexGuard<'_, Vec<u8>> {
         self.aside.bytes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether bytes of an earlier response may still be with hyper.
-    pub(super) fn is_behind(&self) -> bool {
-        self.aside.is_behind.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_behind(&self, is_behind: bool) {
-        self.aside.is_behind.store(is_behind, Ordering::Relaxed);
-    }
-
-    /// The response to the request that is undecided was made: it either switches protocols or does not.
-    pub(super) fn decide(&self) {
-        self.undecided.store(0, Ordering::Relaxed);
     }
 
     /// The connection belongs to `tunnel` once the response is written.

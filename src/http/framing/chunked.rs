@@ -1,20 +1,33 @@
 //! The chunked coding, walked byte by byte (data in one step), so that the end of a body is known exactly.
 //!
-//! Of requests it only finds the end: hyper decodes them again, and reads the same since nothing loose gets this far. Of
-//! responses it tells the data from what frames it.
+//! Tells the data from what frames it.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
 use super::field::{is_token, is_value};
 
 const SIZE_DIGITS_MAX: u8 = 15;
 const EXTENSION_BYTES_MAX: u16 = 256;
+/// Of all chunks of a body together: they cost the receiver work and carry nothing.
+const EXTENSIONS_BYTES_MAX: u16 = 16 * 1024;
 const TRAILER_BYTES_MAX: u16 = 8 * 1024;
+
+/// What the next bytes of a body are.
+pub(super) enum Part {
+    Data(usize),
+    /// So many bytes that frame data or are trailers.
+    Framing(usize),
+    /// What ends the body; the fields may be none.
+    End(usize, HeaderMap),
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunked {
     state: State,
     /// Of the chunk whose size line is being read.
     size: u64,
+    extension_bytes: u16,
     trailer_bytes: u16,
 }
 
@@ -36,70 +49,52 @@ enum State {
 
 impl Chunked {
     pub(super) fn new() -> Self {
-        Self { state: State::Size { digits: 0 }, size: 0, trailer_bytes: 0 }
+        Self { state: State::Size { digits: 0 }, size: 0, extension_bytes: 0, trailer_bytes: 0 }
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.state == State::End
     }
 
-    /// How many of `bytes` are data of the present chunk.
-    pub(super) fn data_len(&self, bytes: &[u8]) -> usize {
-        match self.state {
-            State::Data { left } => usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()),
-            _ => 0,
+    /// Says what `bytes` begin with, and walks over it; there is at least one. What of the trailers was walked over is kept
+    /// in `trailers` until they have ended.
+    ///
+    /// # Errors
+    /// Only when the very first byte is wrong, or a field behind the data: bytes before a wrong one are walked first.
+    pub(super) fn next_part(&mut self, bytes: &[u8], trailers: &mut Vec<u8>) -> Result<Part, Malformed> {
+        if let State::Data { left } = &mut self.state {
+            let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+            *left -= len as u64;
+            if *left == 0 {
+                self.state = State::DataCr;
+            }
+            return Ok(Part::Data(len));
         }
+        let was_in_trailers = self.is_in_trailers();
+        let mut at = 0;
+        while at < bytes.len() && !self.is_done() && self.is_in_trailers() == was_in_trailers {
+            if matches!(self.state, State::Data { .. }) {
+                break;
+            }
+            match self.next(bytes[at]) {
+                Ok(state) => self.state = state,
+                Err(_) if at > 0 => break,
+                Err(malformed) => return Err(malformed),
+            }
+            at += 1;
+        }
+        if was_in_trailers {
+            trailers.extend_from_slice(&bytes[..at]);
+        }
+        Ok(if self.is_done() { Part::End(at, fields(trailers)?) } else { Part::Framing(at) })
     }
 
     /// Whether the last chunk has come, and fields or the end are next.
-    pub(super) fn is_in_trailers(&self) -> bool {
+    fn is_in_trailers(&self) -> bool {
         matches!(
             self.state,
             State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::EndLf
         )
-    }
-
-    /// Walks over `bytes` up to the next data or the trailers; returns how many of them it took, at least one.
-    ///
-    /// # Errors
-    /// As [`Self::advance`].
-    pub(super) fn advance_framing(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
-        let mut at = 0;
-        while at < bytes.len() && !self.is_in_trailers() && !matches!(self.state, State::Data { .. }) {
-            match self.next(bytes[at]) {
-                Ok(state) => self.state = state,
-                Err(_) if at > 0 => break,
-                Err(malformed) => return Err(malformed),
-            }
-            at += 1;
-        }
-        Ok(at)
-    }
-
-    /// Walks over `bytes` up to the end of the body; returns how many of them belong to it.
-    ///
-    /// # Errors
-    /// Only when the very first byte is wrong: bytes before a wrong one are walked first.
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
-        let mut at = 0;
-        while at < bytes.len() && !self.is_done() {
-            if let State::Data { left } = &mut self.state {
-                let step = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                *left -= step as u64;
-                at += step;
-                if *left == 0 {
-                    self.state = State::DataCr;
-                }
-                continue;
-            }
-            match self.next(bytes[at]) {
-                Ok(state) => self.state = state,
-                Err(_) if at > 0 => break,
-                Err(malformed) => return Err(malformed),
-            }
-            at += 1;
-        }
-        Ok(at)
     }
 
     fn next(&mut self, byte: u8) -> Result<State, Malformed> {
@@ -107,7 +102,10 @@ impl Chunked {
             State::Size { digits } => self.size_byte(digits, byte),
             State::Extension { bytes } => match byte {
                 b'\r' => Ok(State::SizeLf),
-                _ if is_value(byte) && bytes < EXTENSION_BYTES_MAX => Ok(State::Extension { bytes: bytes + 1 }),
+                _ if is_value(byte) && bytes < EXTENSION_BYTES_MAX && self.extension_bytes < EXTENSIONS_BYTES_MAX => {
+                    self.extension_bytes += 1;
+                    Ok(State::Extension { bytes: bytes + 1 })
+                }
                 _ => Err(Malformed::ChunkExtension),
             },
             State::SizeLf if byte == b'\n' && self.size == 0 => Ok(State::TrailerStart),
@@ -122,7 +120,7 @@ impl Chunked {
             State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::EndLf => {
                 self.trailer_byte(byte)
             }
-            // `advance` stops at End and skips Data itself.
+            // `next_part` stops at End and walks over Data itself.
             State::Data { .. } | State::End => Err(Malformed::ChunkEnd),
         }
     }
@@ -156,4 +154,17 @@ impl Chunked {
         self.trailer_bytes += 1;
         Ok(next)
     }
+}
+
+/// The fields in the bytes of a trailer section, every one of which has been judged.
+fn fields(section: &[u8]) -> Result<HeaderMap, Malformed> {
+    let mut fields = HeaderMap::new();
+    // No field holds a line end.
+    for line in section.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| Malformed::Trailer)?;
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).map_err(|_| Malformed::Trailer)?;
+        fields.try_append(name, value).map_err(|_| Malformed::Trailer)?;
+    }
+    Ok(fields)
 }

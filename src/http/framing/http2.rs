@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri};
 
-use super::request::check_head_in_place;
+use super::request::check_head;
 use super::{Malformed, RequestLimits};
 
 /// Makes a request that came over HTTP/2 look as handlers expect one: a path as its target, the host in `Host`.
@@ -34,7 +34,7 @@ pub(crate) fn normalize(parts: &mut Parts, limits: RequestLimits) -> Result<(), 
         return Err(Malformed::FieldValue);
     }
     join_cookies(&mut parts.headers)?;
-    check_head_in_place(&mut rendered(parts, target.as_str(), limits)?, limits)?;
+    check_head(&rendered(parts, target.as_str(), limits)?, limits)?;
     parts.uri = Uri::from(target.clone());
     Ok(())
 }

@@ -1,13 +1,12 @@
-//! What a byte stream must look like before hyper may see it: strict HTTP/1 framing, on both sides; and what a request
-//! over HTTP/2 must be.
+//! What a byte stream must look like to be HTTP/1 here, on both sides; and what a request over HTTP/2 must be.
 //!
-//! hyper is lenient where a proxy must not be: it merges repeated lengths, drops Content-Length beside
-//! Transfer-Encoding, takes bare line feeds, absolute targets and loose chunk syntax. So each socket is read through a
-//! [`Sieve`] that holds a message head back until all of it is valid, then counts or walks the body, and so always
-//! knows where the next message starts. Knows nothing of routes, keys or deadlines.
+//! Strict where other parsers are lenient and a proxy must not be: no repeated lengths, no Content-Length beside
+//! Transfer-Encoding, no bare line feeds, absolute targets or loose chunk syntax. [`Requests`] and [`Responses`] say, part
+//! by part, what the next bytes of a connection are: a head once all of it is valid, then its body, counted or walked, so
+//! that it is always known where the next message starts. Knows nothing of sockets, routes, keys or deadlines.
 //!
-//! Invariants: a verdict depends on the bytes alone, never on how they were cut into reads; nothing invalid is passed
-//! on; at most one head is held back.
+//! Invariants: a verdict depends on the bytes alone, never on how they were cut into reads; nothing invalid becomes a
+//! part, and nothing after it does.
 
 pub mod allowance;
 mod chunked;
@@ -22,7 +21,7 @@ mod parsed;
 mod request;
 mod response;
 mod response_head;
-mod sieve;
+mod spans;
 mod upgrade;
 
 #[cfg(test)]
@@ -32,10 +31,9 @@ pub(crate) use http2::normalize;
 pub use malformed::Malformed;
 pub use parsed::check_response;
 pub(crate) use request::check_head;
-pub use request::{DISARMED, RequestLimits, Requests};
+pub use request::{RequestLimits, RequestPart, Requests};
 pub(crate) use response::INTERIM_MAX;
 pub use response::{BadResponse, Part, ResponseLimits, Responses};
-pub use sieve::{Progress, Rules, Sieve, Stop};
 
 /// Whether `value` is what a `Host` field may hold.
 pub(crate) fn is_host(value: &[u8]) -> bool {

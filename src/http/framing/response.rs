@@ -3,11 +3,12 @@
 //! Reads in place: whoever has the bytes is told, part by part, what the next of them are. Knows nothing of sockets.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 
-use super::chunked::Chunked;
+use super::chunked::{self, Chunked};
 use super::interim;
-use super::response_head::{Head, Span};
+use super::response_head::Head;
+use super::spans::Spans;
 use super::{Body, Malformed, malformed};
 
 /// RFC 9110 §15.2 sets no bound on interim responses; nobody needs more.
@@ -89,8 +90,8 @@ pub struct Responses {
     interim: usize,
     reusable: bool,
     is_heard: bool,
-    /// Where the fields are in the last head.
-    spans: Vec<Span>,
+    /// Of the last head.
+    spans: Spans,
     status: u16,
 }
 
@@ -104,9 +105,6 @@ enum State {
     UntilClose,
 }
 
-/// Room for fields that is kept between responses.
-const SPANS_KEPT: usize = 32;
-
 impl Responses {
     pub fn new(limits: ResponseLimits) -> Self {
         Self {
@@ -116,7 +114,7 @@ impl Responses {
             interim: 0,
             reusable: true,
             is_heard: false,
-            spans: Vec::new(),
+            spans: Spans::default(),
             status: 0,
         }
     }
@@ -190,22 +188,15 @@ impl Responses {
                 Ok(Part::Data(len))
             }
             State::Chunked(chunked, trailers) => {
-                let data = chunked.data_len(bytes);
-                if data > 0 {
-                    chunked.advance(&bytes[..data])?;
-                    return Ok(Part::Data(data));
+                let part = match chunked.next_part(bytes, trailers)? {
+                    chunked::Part::Data(len) => Part::Data(len),
+                    chunked::Part::Framing(len) => Part::Framing(len),
+                    chunked::Part::End(len, fields) => Part::Trailers(len, fields),
+                };
+                if chunked.is_done() {
+                    self.message_ended();
                 }
-                if !chunked.is_in_trailers() {
-                    return Ok(Part::Framing(chunked.advance_framing(bytes)?));
-                }
-                let len = chunked.advance(bytes)?;
-                trailers.extend_from_slice(&bytes[..len]);
-                if !chunked.is_done() {
-                    return Ok(Part::Framing(len));
-                }
-                let fields = fields(trailers)?;
-                self.message_ended();
-                Ok(Part::Trailers(len, fields))
+                Ok(part)
             }
             State::Idle | State::Switched | State::UntilClose => Ok(Part::Data(bytes.len())),
         }
@@ -225,15 +216,7 @@ impl Responses {
     /// # Errors
     /// When there are more fields than a map can hold.
     pub fn head(&mut self, block: &Bytes) -> Result<Response<()>, BadResponse> {
-        let mut fields = HeaderMap::with_capacity(self.spans.len());
-        for span in self.spans.drain(..) {
-            let name = HeaderName::from_bytes(&block[span.name..span.name + span.name_len])
-                .map_err(|_| Malformed::FieldName)?;
-            let value = block.slice(span.value..span.value + span.value_len);
-            let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::FieldValue)?;
-            fields.try_append(name, value).map_err(|_| Malformed::FieldsTooMany)?;
-        }
-        self.spans.shrink_to(SPANS_KEPT);
+        let fields = self.spans.fields(block)?;
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(self.status).map_err(|_| BadResponse::Status)?;
         *response.headers_mut() = fields;
@@ -280,17 +263,4 @@ impl Responses {
         self.state = State::Idle;
         self.expected = None;
     }
-}
-
-/// The fields in the bytes of a trailer section, every one of which has been judged.
-fn fields(section: &[u8]) -> Result<HeaderMap, Malformed> {
-    let mut fields = HeaderMap::new();
-    // No field holds a line end.
-    for line in section.split(|byte| *byte == b'\n') {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| Malformed::Trailer)?;
-        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).map_err(|_| Malformed::Trailer)?;
-        fields.try_append(name, value).map_err(|_| Malformed::Trailer)?;
-    }
-    Ok(fields)
 }

@@ -4,16 +4,8 @@ use super::Malformed;
 use super::field::{Line, line, value_len};
 use super::lengths::{Lengths, Version};
 use super::response::{BadResponse, ResponseLimits};
+use super::spans::Spans;
 use super::upgrade::Upgrade;
-
-/// A field's place in its head.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    pub(super) name: usize,
-    pub(super) name_len: usize,
-    pub(super) value: usize,
-    pub(super) value_len: usize,
-}
 
 #[derive(Default)]
 pub(super) struct Head {
@@ -34,7 +26,7 @@ impl Head {
         &mut self,
         bytes: &[u8],
         limits: &ResponseLimits,
-        spans: &mut Vec<Span>,
+        spans: &mut Spans,
     ) -> Result<Option<usize>, BadResponse> {
         let window = bytes.len().min(limits.head_bytes_max);
         let version = match self.version {
@@ -61,13 +53,7 @@ impl Head {
                     if name.eq_ignore_ascii_case(b"connection") {
                         self.note_connection(value);
                     }
-                    let value_at = name.len() + 1 + blanks(&bytes[self.at + name.len() + 1..]);
-                    spans.push(Span {
-                        name: self.at,
-                        name_len: name.len(),
-                        value: self.at + value_at,
-                        value_len: value.len(),
-                    });
+                    spans.note(bytes, self.at, name, value);
                     self.at += len;
                 }
             }
@@ -86,11 +72,6 @@ impl Head {
     pub(super) fn keeps_alive(&self) -> bool {
         !self.says_close && (self.version == Some(Version::Http11) || self.says_keep_alive)
     }
-}
-
-/// How many blanks `bytes` begin with.
-fn blanks(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count()
 }
 
 fn partial(bytes: &[u8], limits: &ResponseLimits) -> Result<Option<usize>, BadResponse> {

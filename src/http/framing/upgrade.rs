@@ -1,6 +1,6 @@
 //! What a head says of another protocol: a WebSocket and nothing else, or nothing that anybody here speaks.
 
-pub(super) const UPGRADE: &[u8] = b"upgrade";
+const UPGRADE: &[u8] = b"upgrade";
 
 /// The fields `Upgrade` and `Connection` of one head, as far as they have been read.
 #[derive(Clone, Copy, Debug, Default)]

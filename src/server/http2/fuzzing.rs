@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Http2;
 use super::ledger::{Ledger, SharedLedger};
 use super::rules::ClientFrames;
-use crate::http::framing::{Progress, Rules};
+use super::sieve::{Progress, Rules};
 use crate::server::settings::Client;
 use crate::server::watch::Watch;
 

@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ledger::SharedLedger;
 use super::rules::ClientFrames;
+use super::sieve::{Sieve, Stop};
 use crate::http::framing::frames::{Event, Frames, RESET_BYTES};
-use crate::http::framing::{Sieve, Stop};
 use crate::server::settings::Client;
 use crate::server::watch::{Moment, Phase, Watch};
 

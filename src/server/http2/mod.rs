@@ -19,6 +19,7 @@ mod ledger;
 mod orders;
 mod rules;
 mod settings;
+mod sieve;
 mod streams;
 mod tasks;
 
@@ -32,7 +33,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::{Either, Empty};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -42,6 +43,7 @@ use tokio::time::Sleep;
 use super::connection::{Silence, poll_alarm};
 use super::drain::Draining;
 use super::exchange::{ConnectionInfo, Exchange, Handler};
+use super::incoming::Incoming;
 use super::settings::Client;
 use super::watch::{Moment, Watch};
 use crate::http::framing::{self, RequestLimits};
@@ -88,8 +90,6 @@ impl Limits<'_> {
     }
 }
 
-/// The number of a stream's request.
-const ONLY_REQUEST: u64 = 1;
 /// The compression state of each direction.
 const HEADER_TABLE_BYTES: u32 = 4_096;
 
@@ -206,13 +206,12 @@ impl Waiting {
     /// When the connection has done nothing for too long; `None` while it does something.
     fn silence_ends(&mut self) -> Option<Moment> {
         let ledger = self.ledger.lock();
-        self.watch.set_busy(self.tasks.is_any_running() || ledger.is_sending());
-        self.watch.passed(ledger.requests(), false, true);
+        let is_idle = !self.tasks.is_any_running() && !ledger.is_sending();
         self.is_leaving |= ledger.is_ending();
         if !self.is_leaving {
-            return self.silence.deadline(&self.watch);
+            return is_idle.then(|| self.silence.deadline(&self.watch, ledger.requests()));
         }
-        if !self.watch.is_idle() && !ledger.is_ending() {
+        if !is_idle && !ledger.is_ending() {
             self.leave_until = None;
             return None;
         }
@@ -234,22 +233,22 @@ struct Service<H> {
 impl<H: Handler> Service<H> {
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: Request<hyper::body::Incoming>,
     ) -> impl Future<Output = Result<Response<Sent<H::Body>>, Infallible>> + use<H> {
         let is_head = request.method() == Method::HEAD;
         let holds_back = aside::is_awaited(&request);
         let (watch, stream) = self.ledger.lock().adopt(holds_back);
         let aside = stream.map(|stream| Aside::new(self.ledger.clone(), stream));
         let (mut parts, body) = request.into_parts();
-        if let Err(malformed) = framing::normalize(&mut parts, self.limits) {
-            watch.refuse(ONLY_REQUEST, malformed);
-        }
-        let exchange = Exchange::new(Arc::clone(&self.connection), ONLY_REQUEST, Arc::clone(&watch));
-        let exchange = exchange.on_stream(aside, holds_back);
+        let exchange = Exchange::new(Arc::clone(&self.connection), Arc::clone(&watch)).on_stream(aside, holds_back);
+        let exchange = match framing::normalize(&mut parts, self.limits) {
+            Ok(()) => exchange,
+            Err(malformed) => exchange.refused(malformed),
+        };
         let handler = self.handler.clone();
         // In a place of its own at once: hyper moves it several times. It is given back once there is a response.
         Box::pin(async move {
-            let mut response = handler.handle(Request::from_parts(parts, body), exchange).await;
+            let mut response = handler.handle(Request::from_parts(parts, Incoming::Http2(body)), exchange).await;
             watch.set_answered();
             // RFC 9113 §8.2.2: what a handler says of the connection ends at the stream.
             response.headers_mut().remove(CONNECTION);

@@ -1,8 +1,8 @@
 //! What a client may send over HTTP/2, as far as its frames tell without a look inside: the ledger's say, frame by frame.
 
 use super::ledger::{Pass, SharedLedger};
+use super::sieve::{Progress, Rules};
 use crate::http::framing::frames::{Event, FrameKind, Frames, HEAD_BYTES, PREFACE};
-use crate::http::framing::{Progress, Rules};
 use crate::metrics::Http2Cut;
 
 /// The rules for a client's frames: the ledger's, told frame by frame.

@@ -1,29 +1,19 @@
 //! The reading side of a connection, and what has been read of it and not yet been judged.
 //!
-//! An idle connection holds no buffer: bytes are read into room that all connections of a thread share, and what is kept
-//! of them is as large as it is.
+//! An idle connection holds no buffer: what is kept of the bytes that were read is as large as it is.
 
-use std::cell::RefCell;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::Response;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, ReadBuf, ReadHalf, WriteHalf};
 
 use crate::http::framing::interim::Interims;
 use crate::http::framing::{BadResponse, Part, Responses};
+use crate::http::room;
 use crate::upstream::dial::Socket;
-
-/// What is read at a time.
-const ROOM_BYTES: usize = 64 * 1024;
-/// So much content to come is read to where it stays.
-const DIRECT_BYTES_MIN: u64 = 8 * 1024;
-
-thread_local! {
-    static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; ROOM_BYTES]);
-}
 
 pub(super) struct Wire {
     pub(super) side: Side,
@@ -114,7 +104,7 @@ impl Wire {
                 }
             }
             let held = &mut self.held;
-            let read = ready!(through_room(&mut self.side, cx, |bytes| {
+            let read = ready!(room::poll_through(&mut self.side, cx, |bytes| {
                 held.extend_from_slice(bytes);
                 bytes.len()
             }))?;
@@ -126,29 +116,6 @@ impl Wire {
 
     /// Reads some content. Empty at the end of the connection.
     pub(super) fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        match self.rules.content_left() {
-            Some(left) if left >= DIRECT_BYTES_MIN => {
-                let capacity = usize::try_from(left).unwrap_or(usize::MAX).min(ROOM_BYTES);
-                let mut piece = BytesMut::with_capacity(capacity);
-                ready!(pin!(self.side.read_buf(&mut piece)).poll(cx))?;
-                // What waits for a slow client keeps no room that it does not fill.
-                let is_loose = piece.len() < capacity / 2;
-                Poll::Ready(Ok(if is_loose { Bytes::copy_from_slice(&piece) } else { piece.freeze() }))
-            }
-            _ => through_room(&mut self.side, cx, Bytes::copy_from_slice),
-        }
+        room::poll_content(&mut self.side, cx, self.rules.content_left())
     }
-}
-
-/// Reads into the thread's room and keeps of it what `keep` keeps.
-fn through_room<R: AsyncRead + Unpin, T>(
-    reader: &mut R,
-    cx: &mut Context<'_>,
-    keep: impl FnOnce(&[u8]) -> T,
-) -> Poll<io::Result<T>> {
-    ROOM.with_borrow_mut(|room| {
-        let mut buf = ReadBuf::new(room);
-        ready!(Pin::new(reader).poll_read(cx, &mut buf))?;
-        Poll::Ready(Ok(keep(buf.filled())))
-    })
 }

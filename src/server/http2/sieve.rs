@@ -1,7 +1,6 @@
 //! Between a socket and hyper: passes on what the rules have judged, in place where it can.
 //!
-//! Copies only what must wait: the start of a head whose end has not arrived. Holds no more than one such head and one
-//! read beyond it.
+//! Copies only what must wait: what cannot be judged before more of it has come.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -10,10 +9,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use super::Requests;
-
 /// What may come over a connection in one direction.
-pub trait Rules {
+pub(super) trait Rules {
     type Violation;
 
     /// Judges `bytes`, which start where the last call's progress ended: what did not pass then is there again, with
@@ -22,29 +19,24 @@ pub trait Rules {
     /// # Errors
     /// Only when nothing can pass: valid bytes before a violation pass first.
     fn advance(&mut self, bytes: &mut [u8]) -> Result<Progress, Self::Violation>;
-
-    /// Whether nothing that follows can be judged before somebody says what it is.
-    fn is_undecided(&self) -> bool {
-        false
-    }
 }
 
 /// The first `pass` bytes may go on, the `skip` bytes after them must not, the rest waits for more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Progress {
-    pub pass: usize,
-    pub skip: usize,
+pub(super) struct Progress {
+    pub(super) pass: usize,
+    pub(super) skip: usize,
 }
 
 /// Why reading cannot go on.
 #[derive(Debug)]
-pub enum Stop<V> {
+pub(super) enum Stop<V> {
     Io(io::Error),
     Violation(V),
 }
 
 /// A reader's judge and waiting room.
-pub struct Sieve<R> {
+pub(super) struct Sieve<R> {
     rules: R,
     held: BytesMut,
     /// So many bytes at the front of `held` have passed and wait for room in the reader's buffer.
@@ -53,29 +45,26 @@ pub struct Sieve<R> {
     unjudged: bool,
 }
 
-/// Room made for the next read while a head is incomplete: as much again as there is of it, and this at least. Most that
-/// wait are short.
+/// Room made for the next read while something is incomplete: as much again as there is of it, and this at least. Most
+/// that wait are short.
 const HELD_STEP: usize = 1024;
 
-/// What is read ahead while nobody can say what it is: enough to see the end of the stream behind it.
-const UNDECIDED_BYTES_MAX: usize = 16 * 1024;
-
 impl<R: Rules> Sieve<R> {
-    pub fn new(rules: R) -> Self {
+    pub(super) fn new(rules: R) -> Self {
         Self { rules, held: BytesMut::new(), passed: 0, unjudged: false }
     }
 
-    pub fn rules(&self) -> &R {
+    pub(super) fn rules(&self) -> &R {
         &self.rules
     }
 
     /// Whether bytes were read that have not been passed on.
-    pub fn is_holding(&self) -> bool {
+    pub(super) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
 
     /// Whether what has passed waits for room in the reader's buffer.
-    pub fn owes(&self) -> bool {
+    pub(super) fn owes(&self) -> bool {
         self.passed > 0
     }
 
@@ -83,7 +72,7 @@ impl<R: Rules> Sieve<R> {
     ///
     /// # Errors
     /// [`Stop::Violation`] after all that is valid was passed on; the next call repeats it or goes on arbitrarily.
-    pub fn poll_read<S: AsyncRead + Unpin>(
+    pub(super) fn poll_read<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut S,
         cx: &mut Context<'_>,
@@ -107,22 +96,12 @@ impl<R: Rules> Sieve<R> {
                 }
                 continue;
             }
-            if self.rules.is_undecided() && self.held.len() >= UNDECIDED_BYTES_MAX {
-                // Whoever decides wakes the reader.
-                return Poll::Pending;
-            }
             self.held.reserve(HELD_STEP.max(self.held.len()));
             if ready!(pin!(socket.read_buf(&mut self.held)).poll(cx)).map_err(Stop::Io)? == 0 {
                 return Poll::Ready(Ok(()));
             }
-            self.unjudged = !self.rules.is_undecided();
+            self.unjudged = true;
         }
-    }
-
-    /// Takes what was read and not passed on: from now on somebody else reads the socket.
-    pub fn take_held(&mut self) -> BytesMut {
-        (self.passed, self.unjudged) = (0, false);
-        std::mem::take(&mut self.held)
     }
 
     /// Judges what was read into `buf` from `start` on, and takes out what must wait. Returns whether anything is left.
@@ -158,13 +137,5 @@ impl<R: Rules> Sieve<R> {
             // Heads seldom come in pieces: an idle connection should not keep the room.
             self.held = BytesMut::new();
         }
-    }
-}
-
-impl Sieve<Requests> {
-    /// What follows the last head is the next request.
-    pub fn decide(&mut self) {
-        self.rules.decide();
-        self.unjudged = self.passed == 0 && !self.held.is_empty();
     }
 }
