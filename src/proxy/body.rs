@@ -362,7 +362,7 @@ impl Streamed {
                 Poll::Pending
             }
             // A client that takes little at a time may never leave us waiting for the upstream.
-            Poll::Ready(Some(Ok(_))) if self.until.is_some_and(|until| Instant::now() >= until) => {
+            Poll::Ready(Some(Ok(_))) if !self.incoming.is_end_stream() && self.is_out_of_time() => {
                 Poll::Ready(Some(Err(BodyError::Stalled)))
             }
             Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
@@ -400,6 +400,10 @@ impl Streamed {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     fn finish(&mut self) {

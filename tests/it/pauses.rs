@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::harness::{Gate, Wire, check, check_problem};
 
 const QUERY: &str = "/api/v1/query";
-/// The gate lets go of what a request needed after a quarter of `idle_timeout`.
+/// Well within `idle_timeout`, and longer than any wait that a request has of its own.
 const PAUSE: Duration = Duration::from_millis(500);
 
 fn patient() -> Gate {

@@ -8,6 +8,10 @@ use super::Malformed;
 /// Room for fields that is kept between heads.
 const KEPT: usize = 32;
 
+/// What a head gets on its way: fields that say whence a request comes, whose it is, which way a response took. A map that
+/// has to grow for them puts all of its fields in place again.
+const ADDED: usize = 12;
+
 /// The fields of one head.
 #[derive(Default)]
 pub(super) struct Spans(Vec<Span>);
@@ -38,7 +42,7 @@ impl Spans {
     /// # Errors
     /// When there are more than a map can hold.
     pub(super) fn fields(&mut self, block: &Bytes) -> Result<HeaderMap, Malformed> {
-        let mut fields = HeaderMap::with_capacity(self.0.len());
+        let mut fields = HeaderMap::with_capacity(self.0.len() + ADDED);
         for span in self.0.drain(..) {
             let name = HeaderName::from_bytes(&block[span.name..span.name + span.name_len])
                 .map_err(|_| Malformed::FieldName)?;
