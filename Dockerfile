@@ -1,9 +1,12 @@
 # syntax=docker/dockerfile:1
 
 FROM rust:1.95-slim-bookworm AS build
-# gcc and libc's headers, for aws-lc-rs, come with the image; nothing else is needed.
+# gcc and libc's headers, for aws-lc-rs and jemalloc, come with the image; the latter is also built by make.
+RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
+# What the allocator is told.
+COPY .cargo/config.toml .cargo/
 COPY src src
 COPY benches benches
 COPY config config

@@ -71,6 +71,15 @@
 
 #![forbid(unsafe_code)]
 
+/// A thread of its own gives memory back that nobody uses, so that what a busy minute took does not stay. What it is told
+/// is in `.cargo/config.toml`.
+///
+/// Here and not in `main`, so that benches and tests have what ships. Fuzz targets keep the system's, which sanitizers
+/// replace.
+#[cfg(not(fuzzing))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 pub mod clock;
 pub mod settings;
 

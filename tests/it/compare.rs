@@ -1,4 +1,5 @@
-//! The comparison with other proxies, at its smallest: whether it starts, measures, and ends what it started.
+//! The comparison with other proxies, and what is measured beside it, at their smallest: whether they start, measure, and
+//! end what they started.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +19,21 @@ fn the_comparison_prints_what_it_measured_and_leaves_nothing_running() {
     let row = exit.stdout.lines().find(|line| line.starts_with("| GET, 64 "));
     let cost = row.and_then(|row| row.split('|').nth(2)).map(str::trim);
     assert!(cost.is_some_and(|cost| cost.parse::<f64>().is_ok_and(|cost| cost > 0.0)), "{exit:?}");
+    assert_eq!(running(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_measured_beside_requests_is_printed_and_leaves_nothing_running() {
+    let Some(folder) = folder() else { return };
+    let little =
+        ["--starts", "1", "--connections", "10", "--idle-seconds", "1", "--rest-seconds", "1", "--rounds", "0"];
+    let exit = Process::spawn(script("scale", folder.path(), &little)).wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for what in
+        ["the program", "started with an empty store", "an idle connection", "CPU when nothing", "demo", "last page"]
+    {
+        assert!(exit.stdout.lines().any(|line| line.starts_with(what)), "{what}: {exit:?}");
+    }
     assert_eq!(running(folder.path()), Vec::<String>::new());
 }
 
@@ -52,8 +68,12 @@ fn folder() -> Option<TempDir> {
 }
 
 fn compare(folder: &Path, arguments: &[&str]) -> Command {
+    script("compare", folder, arguments)
+}
+
+fn script(name: &str, folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("python3");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/compare")).args(arguments);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare").join(name)).args(arguments);
     command.args(["--keys", "10", "--proxy-cores", "0", "--other-cores", "0"]);
     command.args(["--program", env!("CARGO_BIN_EXE_portcullis")]).env("TMPDIR", folder);
     command

@@ -16,8 +16,8 @@ use crate::harness::{DEADLINE, Installation, Probe, RawH2, Tank, Tongue, Zeros, 
 const IDLE: usize = 500;
 /// Of one address, which has half of all connections at most.
 const OF_ADDRESS: usize = 2_000;
-/// Over HTTP/1.1 in clear text, after one request.
-const EACH_MAX: u64 = 16 * 1_024;
+/// Over HTTP/1.1 in clear text, a while after one request.
+const EACH_MAX: u64 = 8 * 1_024;
 /// Over HTTP/2, the connection to the upstream included, which each has to itself.
 const REQUEST_MAX: u64 = 64 * 1_024;
 const LIMIT: u64 = 64 * MIB;
@@ -56,9 +56,10 @@ fn idle_connections_take_little_memory_each() {
 
     let taken = idle(rig.served.public, count);
 
-    let each = rig.probe.memory().saturating_sub(before) / count as u64;
-    println!("{count} idle connections: {each} bytes each");
-    assert!(each < EACH_MAX, "{each} bytes each");
+    let each = || rig.probe.memory().saturating_sub(before) / count as u64;
+    println!("{count} idle connections: {} bytes each at once", each());
+    until("each has given back what its request needed", || each() < EACH_MAX);
+    println!("{count} idle connections: {} bytes each", each());
     check(&good.get("/open/x"), 200);
     drop(taken);
 }
