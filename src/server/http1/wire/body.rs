@@ -20,13 +20,17 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     /// Waits until the body of the present request has come, if somebody wants it still.
-    pub(super) fn poll_body_over(&mut self) -> Poll<()> {
+    pub(in crate::server::http1) fn poll_body_over(&mut self) -> Poll<()> {
         self.awaits_body = self.rules.is_in_body() && !self.is_abandoned && !self.is_spoilt;
         if self.awaits_body { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// The next piece of the body of request `ordinal`, its trailers, or `None` behind them.
-    pub(super) fn poll_body(&mut self, ordinal: u64, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    pub(in crate::server::http1) fn poll_body(
+        &mut self,
+        ordinal: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = self.poll_piece(ordinal, cx);
         self.tell_body_over();
         polled
@@ -118,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     }
 
     /// The body of request `ordinal` is wanted by nobody any more.
-    pub(super) fn abandon(&mut self, ordinal: u64) {
+    pub(in crate::server::http1) fn abandon(&mut self, ordinal: u64) {
         if self.rules.heads() == ordinal && self.rules.is_in_body() {
             self.is_abandoned = true;
             self.read_deadline = None;
@@ -128,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     }
 
     /// The response is there. What has come of a body that nobody wants is passed over, so that a request may follow it.
-    pub(super) fn answered(&mut self) {
+    pub(in crate::server::http1) fn answered(&mut self) {
         self.may_invite = false;
         while self.is_abandoned && self.rules.is_in_body() && !self.rest.is_empty() {
             match self.rules.next(&self.rest) {

@@ -42,21 +42,29 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     }
 
     /// Writes some of a response.
-    pub(super) fn poll_write(&mut self, outgoing: &mut Outgoing, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::server::http1) fn poll_write(
+        &mut self,
+        outgoing: &mut Outgoing,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         let poll = outgoing.poll_write(&mut socket.socket, cx);
         self.written(poll)
     }
 
     /// Flushes what was written of a response.
-    pub(super) fn poll_flush(&mut self, outgoing: &mut Outgoing, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::server::http1) fn poll_flush(
+        &mut self,
+        outgoing: &mut Outgoing,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         let poll = outgoing.poll_flush(&mut socket.socket, cx);
         self.written(poll)
     }
 
     /// Sends the interim responses that there are, while there is no final one.
-    pub(super) fn poll_aside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::server::http1) fn poll_aside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.aside.is_empty() && !self.watch.has_aside() {
             return Poll::Ready(Ok(()));
         }
@@ -78,7 +86,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     }
 
     /// What is left of the interim responses, to be sent before the final one.
-    pub(super) fn take_aside(&mut self) -> Vec<u8> {
+    pub(in crate::server::http1) fn take_aside(&mut self) -> Vec<u8> {
         let mut aside = Vec::from(std::mem::take(&mut self.aside));
         if self.watch.has_aside() {
             aside.extend_from_slice(&self.watch.take_aside());
@@ -87,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     }
 
     /// Ends the connection in order: says so, and reads for a while what was under way.
-    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::server::http1) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.watch.is_cut() {
             return Poll::Ready(());
         }
