@@ -99,12 +99,20 @@ struct AcceptLoop<H> {
 /// After an accept that failed for want of a resource: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// Then other connections are looked at: accepting one takes some twenty microseconds.
+const ACCEPTED_IN_A_ROW_MAX: u32 = 16;
 
 impl<H: Handler> AcceptLoop<H> {
     async fn run(&mut self, listener: &TcpListener) {
         let draining = self.draining.clone();
         let mut accepting_ended = std::pin::pin!(draining.accepting_ended());
+        let mut in_a_row = 0;
         loop {
+            // Who has a connection is not kept waiting by all those who come at once.
+            in_a_row = (in_a_row + 1) % ACCEPTED_IN_A_ROW_MAX;
+            if in_a_row == 0 {
+                tokio::task::yield_now().await;
+            }
             let accepted = tokio::select! {
                 biased;
                 () = &mut accepting_ended => return,
