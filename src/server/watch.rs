@@ -6,9 +6,10 @@
 //! rounded up and the present down, so that none is early.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -156,6 +157,28 @@ impl Watch {
     pub(super) fn next(&self) -> Option<Moment> {
         let deadlines = self.deadlines.iter().map(|deadline| Moment(deadline.load(Ordering::Relaxed)));
         deadlines.filter(|deadline| *deadline < Moment::NEVER && !self.has_expired(*deadline)).min()
+    }
+
+    /// Keeps the deadline of writing: set when the client takes nothing, gone when it takes something. `poll` is what
+    /// writing came to.
+    pub(super) fn written<T>(
+        &self,
+        poll: Poll<io::Result<T>>,
+        until: &mut Option<Moment>,
+        timeout: Duration,
+    ) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            if until.take().is_some() {
+                self.clear(Phase::Write);
+            }
+            return poll;
+        }
+        let deadline = *until.get_or_insert_with(|| self.after(timeout));
+        if self.has_expired(deadline) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client takes nothing")));
+        }
+        self.set(Phase::Write, deadline);
+        Poll::Pending
     }
 
     pub(super) fn set_cut(&self) {

@@ -96,20 +96,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         self.watch.clear(Phase::Read);
     }
 
-    /// Keeps the write deadline: set when the client takes nothing, gone when it takes something.
     fn written<T>(&mut self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            if self.write_deadline.take().is_some() {
-                self.watch.clear(Phase::Write);
-            }
-            return poll;
-        }
-        let deadline = *self.write_deadline.get_or_insert_with(|| self.watch.after(self.write_timeout));
-        if self.watch.has_expired(deadline) {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client takes nothing")));
-        }
-        self.watch.set(Phase::Write, deadline);
-        Poll::Pending
+        self.watch.written(poll, &mut self.write_deadline, self.write_timeout)
     }
 
     fn is_between_sent(&self) -> bool {
