@@ -169,7 +169,7 @@ fn requests_in_flight_and_connections_rise_and_fall() {
     let mut wire = gate.raw();
     wire.send(reader.keep_alive().render("GET", QUERY, &[], b""));
     gate.upstream().wait_for_requests(1);
-    assert_eq!(gate.metric("portcullis_requests_in_flight"), 1.0);
+    gate.wait_for_metric("portcullis_requests_in_flight", 1.0);
     assert!(gate.metric("portcullis_connections") >= 1.0);
     gate.upstream().release();
     check(&wire.read_response(), 200);

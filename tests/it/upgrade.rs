@@ -477,7 +477,7 @@ fn a_tunnel_holds_its_place_in_the_keys_limit_and_counts_as_in_flight() {
     let reader = gate.key(&["monitor:read"]);
     let mut wire = tunnel(&gate, &reader);
     check_problem(&reader.get("/api/v1/query"), 429, "concurrency_limited");
-    assert_eq!(gate.metric("portcullis_requests_in_flight"), 1.0);
+    gate.wait_for_metric("portcullis_requests_in_flight", 1.0);
     // The tunnel and the one that asks.
     gate.wait_for_metric("portcullis_connections", 2.0);
     wire.finish_sending().read_to_end();

@@ -84,7 +84,7 @@ fn a_request_goes_to_the_target_that_has_fewer_in_flight() {
     }
     for target in &targets {
         assert_eq!(target.requests().len(), 5);
-        assert_eq!(gate.metric(&of_target("requests_in_flight", target)), 5.0);
+        gate.wait_for_metric(&of_target("requests_in_flight", target), 5.0);
         target.release();
     }
     check_all(&mut wires, 200);
