@@ -1007,6 +1007,39 @@ fn a_body_that_is_cut_reaches_an_http_1_0_client_as_a_reset() {
 }
 
 #[test]
+fn a_body_that_its_http_1_0_client_does_not_take_ends_in_a_reset_too() {
+    let gate = Gate::with(impatient);
+    let key = gate.key(&["monitor:read"]);
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    gate.upstream().reply(Reply::bytes(head).forever(format!("10000\r\n{}\r\n", "x".repeat(0x1_0000))));
+    let mut wire = gate.raw();
+    wire.send(format!("GET {QUERY} HTTP/1.0\r\nHost: gate.test\r\nAuthorization: {}\r\n\r\n", key.authorization()));
+    gate.upstream().wait_for_closed(1);
+    wire.read_to_end();
+    assert!(wire.was_reset());
+}
+
+#[test]
+fn a_client_that_leaves_after_an_upload_behind_an_early_response_leaves_the_upstream_too() {
+    let gate = Gate::start();
+    let key = gate.key(&["telemetry:write"]);
+    let endless = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n";
+    for (number, rest) in ["6", "67890"].into_iter().enumerate() {
+        gate.upstream().reply(Reply::bytes(endless).before_body());
+        let mut wire = gate.raw();
+        let authorization = key.authorization();
+        wire.send(format!(
+            "POST /api/v1/write HTTP/1.1\r\nHost: t\r\nAuthorization: {authorization}\r\nContent-Length: 10\r\n\r\n12345"
+        ));
+        wire.read_until(b"early");
+        wire.send(rest);
+        gate.upstream().wait_for_bytes(format!("12345{rest}").as_bytes());
+        drop(wire);
+        gate.upstream().wait_for_closed(number + 1);
+    }
+}
+
+#[test]
 fn an_http_1_0_request_without_host_is_forwarded_with_the_upstreams() {
     let gate = Gate::start();
     let key = gate.key(&["monitor:read"]);

@@ -10,6 +10,8 @@
 
 mod body;
 mod response;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::io;
@@ -217,6 +219,6 @@ where
         wire.answered();
         // Said, not only done: a client that is told so sends its next request elsewhere.
         let keeps = manner.keeps && wire.can_go_on() && !self.draining.has_started();
-        Sending::new(wire.take_aside(), response, Manner { keeps, ..manner })
+        Sending::new(wire.take_aside(), response, Manner { keeps, ..manner }, self.watch)
     }
 }

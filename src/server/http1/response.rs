@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::lock;
 use super::wire::Wire;
 use crate::http::outgoing::{Framing, Outgoing, announced, put_field};
+use crate::server::watch::Watch;
 
 /// What a response must be like for its request.
 #[derive(Clone, Copy)]
@@ -33,14 +34,25 @@ pub(super) struct Sending<B> {
     body: B,
     outgoing: Outgoing,
     keeps: bool,
+    /// Of a connection whose end is that of the body.
+    watch: Option<Arc<Watch>>,
+}
+
+impl<B> Drop for Sending<B> {
+    /// An orderly end would make what was cut look whole.
+    fn drop(&mut self) {
+        if let Some(watch) = self.watch.take_if(|_| !self.outgoing.is_over()) {
+            watch.set_cut();
+        }
+    }
 }
 
 impl<B> Sending<B>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
 {
-    /// `front` is sent before it.
-    pub(super) fn new(front: Vec<u8>, response: Response<B>, manner: Manner) -> Self {
+    /// `front` is sent before it; `watch` is the connection's.
+    pub(super) fn new(front: Vec<u8>, response: Response<B>, manner: Manner, watch: &Arc<Watch>) -> Self {
         let (parts, body) = response.into_parts();
         let has_body = !manner.is_head && may_have_body(parts.status);
         let length = body.size_hint().exact();
@@ -58,7 +70,8 @@ where
         };
         let head = encode(front, &parts, framing, &Told { length, has_body, keeps, version: manner.version });
         let outgoing = Outgoing::new(head, framing, announced, framing == Framing::Sized(0));
-        Self { body, outgoing, keeps }
+        let watch = (framing == Framing::UntilClose).then(|| Arc::clone(watch));
+        Self { body, outgoing, keeps, watch }
     }
 
     /// Whether another request may follow.
@@ -76,6 +89,11 @@ where
             while !is_waiting && !self.outgoing.is_last() && self.outgoing.has_room() {
                 is_waiting = self.poll_body(cx)?.is_pending();
             }
+            // All of it has come, whenever its sender says so.
+            if is_waiting && self.outgoing.is_undecided() {
+                self.outgoing.end(None).map_err(io::Error::other)?;
+                is_waiting = false;
+            }
             let mut wire = lock(wire);
             if !self.outgoing.is_written() {
                 ready!(wire.poll_write(&mut self.outgoing, cx))?;
@@ -88,7 +106,7 @@ where
                 return Poll::Ready(Ok(()));
             }
             if is_waiting {
-                ready!(wire.poll_gone(cx));
+                ready!(wire.poll_left(cx));
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
         }

@@ -21,7 +21,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     /// Waits until the body of the present request has come, if somebody wants it still.
     pub(in crate::server::http1) fn poll_body_over(&mut self) -> Poll<()> {
-        self.awaits_body = self.rules.is_in_body() && !self.is_abandoned && !self.is_spoilt;
+        self.awaits_body = self.is_body_read();
         if self.awaits_body { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -31,9 +31,19 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
         ordinal: u64,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let was_read = self.is_body_read();
         let polled = self.poll_piece(ordinal, cx);
         self.tell_body_over();
+        // From now on it is the connection that has to see its client leave.
+        if was_read && !self.is_body_read() {
+            self.task.iter().filter(|task| !task.will_wake(cx.waker())).for_each(Waker::wake_by_ref);
+        }
         polled
+    }
+
+    /// Whether somebody reads the present body.
+    fn is_body_read(&self) -> bool {
+        self.rules.is_in_body() && !self.is_abandoned && !self.is_spoilt
     }
 
     fn tell_body_over(&mut self) {
@@ -96,11 +106,16 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         if let Poll::Ready(read) = room::poll_content(&mut socket.socket, cx, self.rules.body_left()) {
-            self.rest = read?;
             self.read_deadline = None;
             self.may_invite = false;
             self.watch.clear(Phase::Read);
-            return Poll::Ready(if self.rest.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) });
+            let read = read.and_then(|bytes| match bytes.is_empty() {
+                true => Err(io::ErrorKind::UnexpectedEof.into()),
+                false => Ok(bytes),
+            });
+            self.has_left = read.is_err();
+            self.rest = read?;
+            return Poll::Ready(Ok(()));
         }
         let deadline = *self.read_deadline.get_or_insert_with(|| self.watch.after(self.body_timeout));
         if self.watch.has_expired(deadline) {

@@ -50,6 +50,8 @@ pub(super) struct Wire<S: AsFd> {
     write_deadline: Option<Moment>,
     /// Whether nothing that the client sends can be gone on with: it was invalid, came too late or broke off.
     is_spoilt: bool,
+    /// Whether it closed its side, or the connection broke, within a body.
+    has_left: bool,
     /// Whether the present body is wanted by nobody any more.
     is_abandoned: bool,
     /// Whether the connection waits for the end of the present body.
@@ -58,6 +60,8 @@ pub(super) struct Wire<S: AsFd> {
     may_invite: bool,
     /// The rest of the interim responses that have begun.
     aside: Bytes,
+    /// Whether what was written of them may wait in the socket.
+    is_aside_unflushed: bool,
     /// Of the connection's task.
     task: Option<Waker>,
     /// Of whoever waits for the present body, in a task of its own.
@@ -90,10 +94,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
             read_deadline: None,
             write_deadline: None,
             is_spoilt: false,
+            has_left: false,
             is_abandoned: false,
             awaits_body: false,
             may_invite: false,
             aside: Bytes::new(),
+            is_aside_unflushed: false,
             task: None,
             reader: None,
             lingering: None,
@@ -192,6 +198,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
                     } else {
                         self.held.advance(len);
                     }
+                    // The time for a head begins with its first byte.
+                    self.read_deadline = None;
                 }
             }
         }
@@ -209,6 +217,11 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
             }
             bytes.len()
         })
+    }
+
+    /// As [`Self::poll_gone`], for whoever has an answer under way already: a client that broke off its body has left too.
+    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_left { Poll::Ready(()) } else { self.poll_gone(cx) }
     }
 
     /// Looks whether the client has left while it waits. What it sends ahead is kept, and then it is not seen to leave.

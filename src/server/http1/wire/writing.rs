@@ -53,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
 
     /// Sends the interim responses that there are, while there is no final one.
     pub(in crate::server::http1) fn poll_aside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.aside.is_empty() && !self.watch.has_aside() {
+        if self.aside.is_empty() && !self.watch.has_aside() && !self.is_aside_unflushed {
             return Poll::Ready(Ok(()));
         }
         loop {
@@ -63,8 +63,11 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
             let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
             if self.aside.is_empty() {
                 let poll = Pin::new(&mut socket.socket).poll_flush(cx);
-                return self.written(poll);
+                ready!(self.written(poll))?;
+                self.is_aside_unflushed = false;
+                return Poll::Ready(Ok(()));
             }
+            self.is_aside_unflushed = true;
             let poll = Pin::new(&mut socket.socket).poll_write(cx, &self.aside);
             match ready!(self.written(poll))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
