@@ -17,6 +17,6 @@ pub mod room;
 pub mod trailers;
 
 pub use grpc::Dialect;
-pub use problem::{FieldError, Problem};
+pub use problem::{FieldError, Problem, shorten};
 pub use refusal::{Challenge, Refusal};
 pub use request_id::RequestId;

@@ -94,6 +94,35 @@ impl Problem {
     }
 }
 
+/// Leaves out of a refusal what its client can do without, if it would take more than `length_max` bytes over HTTP/1.1: its
+/// body, and what is said of that. Status, challenge and waits stay, however long they are. Returns what it takes.
+pub fn shorten(response: &mut Response<Bytes>, length_max: usize) -> usize {
+    let whole = length(response);
+    if whole <= length_max {
+        return whole;
+    }
+    *response.body_mut() = Bytes::new();
+    response.headers_mut().remove(CONTENT_TYPE);
+    response.headers_mut().remove(X_CONTENT_TYPE_OPTIONS);
+    // Of what may be refused so soon, nothing is kept by caches that does not say that it may be (RFC 9110 §15.1).
+    if length(response) > length_max {
+        response.headers_mut().remove(CACHE_CONTROL);
+    }
+    length(response)
+}
+
+/// Of a response on the wire, with the date and the length that it gets there.
+fn length(response: &Response<Bytes>) -> usize {
+    let reason = response.status().canonical_reason().unwrap_or_default();
+    let fields: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    STATUS_LINE_AND_END_BYTES + reason.len() + DATE_AND_LENGTH_BYTES + fields + response.body().len()
+}
+
+/// `HTTP/1.1 401 `, without a reason, and the two ends of lines.
+const STATUS_LINE_AND_END_BYTES: usize = 17;
+/// `date: Mon, 23 Nov 2026 21:17:12 GMT` and `content-length: 321`, with the ends of their lines.
+const DATE_AND_LENGTH_BYTES: usize = 37 + 21;
+
 fn put_text(body: &mut Vec<u8>, text: &str) {
     if text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
         return put(body, &text);

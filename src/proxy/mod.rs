@@ -25,7 +25,7 @@ use http::{Request, Response};
 
 use crate::admin::ListenerName;
 use crate::http::headers::{Origin, Scheme, is_trusted};
-use crate::http::{Dialect, Refusal, RequestId};
+use crate::http::{Dialect, Refusal, RequestId, shorten};
 use crate::keyring::Keyring;
 use crate::metrics::{LimitKind, Metrics, Outcome};
 use crate::server::{Exchange, Handler, Incoming};
@@ -42,6 +42,9 @@ pub use settings::{CredentialSegment, HostName, LimitStatus, ParameterName, Rout
 use account::Account;
 use forward::Passage;
 use manage::Call;
+
+/// A stranger gets so many bytes for each that it has sent, if it can be told what it needs in that.
+const AMPLIFICATION_MAX: usize = 10;
 
 /// What all workers share.
 pub struct Proxy {
@@ -75,7 +78,7 @@ impl Handler for Door {
                 response.body_mut().charge_to(account);
                 response
             }
-            Err(refusal) => self.refuse(refusal, dialect, &gate, account),
+            Err(refusal) => self.refuse(refusal, dialect, &gate, account, &exchange),
         }
     }
 
@@ -148,16 +151,29 @@ impl Door {
         self.forward(admitted, Passage { gate, exchange, parts, origin, epoch }, body, account).await
     }
 
-    fn refuse(&self, refusal: Refusal, dialect: Dialect, gate: &Gate, mut account: Box<Account>) -> Response<Body> {
+    fn refuse(
+        &self,
+        refusal: Refusal,
+        dialect: Dialect,
+        gate: &Gate,
+        mut account: Box<Account>,
+        exchange: &Exchange,
+    ) -> Response<Body> {
         self.count(&refusal, gate, &account);
         let closes = refusal.closes_connection() || account.body_unread;
         let request_id = *account.request_id.get_or_insert_with(RequestId::new);
         tracing::debug!(request_id = %request_id, client = %account.client, reason = %refusal, "refused");
         account.status = refusal.status().as_u16();
+        // A holder of a key is told in full; whoever loses the connection has to open another.
+        let is_cheap = account.key.is_none() && (!closes || exchange.is_stream());
         let mut response = match dialect {
             Dialect::Grpc => refusal.into_grpc_response(),
             Dialect::Problem => refusal.into_response(request_id, &gate.challenge),
         };
+        if let Some(outlay) = exchange.outlay().filter(|_| is_cheap) {
+            let length = shorten(&mut response, outlay.saturating_mul(AMPLIFICATION_MAX));
+            exchange.charge(length.div_ceil(AMPLIFICATION_MAX));
+        }
         if closes {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

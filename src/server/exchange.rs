@@ -63,6 +63,8 @@ impl ConnectionInfo {
 pub struct Exchange {
     connection: Arc<ConnectionInfo>,
     malformed: Option<Malformed>,
+    /// Over HTTP/1.
+    head_bytes: Option<usize>,
     asks_for_websocket: bool,
     /// Of a stream.
     aside: Option<Aside>,
@@ -77,6 +79,7 @@ impl Exchange {
         Self {
             connection,
             malformed: None,
+            head_bytes: None,
             asks_for_websocket: false,
             aside: None,
             holds_back: false,
@@ -87,6 +90,11 @@ impl Exchange {
     /// Of what was no request.
     pub(super) fn refused(self, malformed: Malformed) -> Self {
         Self { malformed: Some(malformed), ..self }
+    }
+
+    /// Of a request over HTTP/1 whose head took so many bytes.
+    pub(super) fn of_head(self, bytes: usize) -> Self {
+        Self { head_bytes: Some(bytes), ..self }
     }
 
     pub(super) fn asking_for_websocket(self, asks_for_websocket: bool) -> Self {
@@ -106,10 +114,26 @@ impl Exchange {
         self.connection.peer
     }
 
+    /// Whether other requests of the connection do not depend on how this one ends.
+    pub fn is_stream(&self) -> bool {
+        self.aside.is_some()
+    }
+
     /// Why what the client sent was no valid request. The request is then a stand-in without meaning: refuse it with
     /// this; the connection closes after the response, over HTTP/2 the stream alone.
     pub fn malformed(&self) -> Option<Malformed> {
         self.malformed
+    }
+
+    /// How many bytes the client has spent on what may be refused: over HTTP/1 on the request's head, `None` where that
+    /// was no valid one; over HTTP/2 on all its frames, as far as no refusal was charged to them.
+    pub fn outlay(&self) -> Option<usize> {
+        self.aside.as_ref().map(Aside::outlay).or(self.head_bytes)
+    }
+
+    /// A refusal takes up so many bytes of the outlay.
+    pub fn charge(&self, bytes: usize) {
+        self.aside.iter().for_each(|aside| aside.charge(bytes));
     }
 
     pub fn timer(&self) -> &Timer {

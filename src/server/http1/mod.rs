@@ -187,7 +187,7 @@ where
             Some(0) => Incoming::Empty,
             left => Incoming::Http1(Body::new(Arc::clone(self.wire), rules.heads(), left)),
         };
-        let exchange = self.exchange().asking_for_websocket(rules.asks_for_websocket());
+        let exchange = self.exchange().of_head(wire.head_bytes()).asking_for_websocket(rules.asks_for_websocket());
         let manner = Manner {
             is_head: request.method() == Method::HEAD,
             version: request.version(),

@@ -26,6 +26,15 @@ impl Aside {
         Self { ledger, stream }
     }
 
+    /// What the client has sent on the connection beyond what was charged to it.
+    pub(in crate::server) fn outlay(&self) -> usize {
+        self.ledger.lock().outlay()
+    }
+
+    pub(in crate::server) fn charge(&self, bytes: usize) {
+        self.ledger.lock().charge(bytes);
+    }
+
     pub(in crate::server) fn send(&self, interim: &Response<()>) {
         let Some(frame) = interim::over_http2(self.stream, interim) else { return };
         let connection = self.ledger.lock().interim(self.stream, frame);

@@ -49,6 +49,8 @@ pub(super) struct Ledger {
     newest: u32,
     /// A stream whose header block has passed, until hyper has made a request of it.
     fresh: Option<u32>,
+    /// What the client has sent, of its frames as they begin, beyond what was charged to it.
+    outlay: usize,
     pause: Pause,
     /// Requests that hyper has made.
     requests: u64,
@@ -98,6 +100,7 @@ impl Ledger {
             watch,
             newest: 0,
             fresh: None,
+            outlay: frames::PREFACE.len(),
             pause: Pause::None,
             requests: 0,
             starting: None,
@@ -152,6 +155,7 @@ impl Ledger {
     }
 
     fn read_begins(&mut self, frame: Frame) -> Result<(), Http2Cut> {
+        self.outlay = self.outlay.saturating_add(frames::HEAD_BYTES + frame.len);
         match frame.kind {
             FrameKind::Headers => self.open(frame),
             FrameKind::Data => {
@@ -242,6 +246,14 @@ impl Ledger {
             Event::WindowUpdate { stream, increment } => self.streams.credited(stream, increment),
             Event::Ends(_) | Event::GoAway { .. } | Event::Setting { .. } => {}
         }
+    }
+
+    pub(super) fn outlay(&self) -> usize {
+        self.outlay
+    }
+
+    pub(super) fn charge(&mut self, bytes: usize) {
+        self.outlay = self.outlay.saturating_sub(bytes);
     }
 
     /// hyper makes a request: of the stream whose header block was passed on last, since reading has paused there.

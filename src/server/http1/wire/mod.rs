@@ -39,6 +39,8 @@ pub(super) struct Wire<S: AsFd> {
     held: BytesMut,
     /// What was read and nobody has taken. Empty while a head is held.
     rest: Bytes,
+    /// How long the present request's head was.
+    head_bytes: usize,
     /// The trailers of the present body, behind the last of its data.
     trailers: Option<HeaderMap>,
     watch: Arc<Watch>,
@@ -86,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
             rules: Requests::new(client.request_limits()),
             held: BytesMut::new(),
             rest: Bytes::new(),
+            head_bytes: 0,
             trailers: None,
             watch,
             header_timeout: client.header_timeout,
@@ -108,6 +111,10 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
 
     pub(super) fn rules(&self) -> &Requests {
         &self.rules
+    }
+
+    pub(super) fn head_bytes(&self) -> usize {
+        self.head_bytes
     }
 
     /// Whether another request can follow what has come.
@@ -174,10 +181,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Wire<S> {
             }
             match self.rules.next(bytes)? {
                 RequestPart::Head(len) if self.held.is_empty() => {
+                    self.head_bytes = len;
                     let head = self.rest.split_to(len);
                     return self.rules.head(&head).map(Some);
                 }
                 RequestPart::Head(len) => {
+                    self.head_bytes = len;
                     let mut head = std::mem::take(&mut self.held).freeze();
                     self.rest = head.split_off(len);
                     return self.rules.head(&head).map(Some);
