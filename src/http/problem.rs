@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVal
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::RequestId;
+use super::{RequestId, grpc};
 use crate::key::ScopeSet;
 
 /// One field of a request body or query that is wrong.
@@ -95,15 +95,18 @@ impl Problem {
 }
 
 /// Leaves out of a refusal what its client can do without, if it would take more than `length_max` bytes over HTTP/1.1: its
-/// body, and what is said of that. Status, challenge and waits stay, however long they are. Returns what it takes.
+/// body, and what is said of that, or the message of a gRPC status. Statuses, challenge and waits stay, however long they
+/// are. Returns what it takes.
 pub fn shorten(response: &mut Response<Bytes>, length_max: usize) -> usize {
     let whole = length(response);
     if whole <= length_max {
         return whole;
     }
-    *response.body_mut() = Bytes::new();
-    response.headers_mut().remove(CONTENT_TYPE);
-    response.headers_mut().remove(X_CONTENT_TYPE_OPTIONS);
+    if !std::mem::take(response.body_mut()).is_empty() {
+        response.headers_mut().remove(CONTENT_TYPE);
+        response.headers_mut().remove(X_CONTENT_TYPE_OPTIONS);
+    }
+    response.headers_mut().remove(grpc::MESSAGE);
     // Of what may be refused so soon, nothing is kept by caches that does not say that it may be (RFC 9110 §15.1).
     if length(response) > length_max {
         response.headers_mut().remove(CACHE_CONTROL);
@@ -115,13 +118,14 @@ pub fn shorten(response: &mut Response<Bytes>, length_max: usize) -> usize {
 fn length(response: &Response<Bytes>) -> usize {
     let reason = response.status().canonical_reason().unwrap_or_default();
     let fields: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    STATUS_LINE_AND_END_BYTES + reason.len() + DATE_AND_LENGTH_BYTES + fields + response.body().len()
+    STATUS_LINE_AND_END_BYTES + reason.len() + ADDED_BYTES + fields + response.body().len()
 }
 
 /// `HTTP/1.1 401 `, without a reason, and the two ends of lines.
 const STATUS_LINE_AND_END_BYTES: usize = 17;
-/// `date: Mon, 23 Nov 2026 21:17:12 GMT` and `content-length: 321`, with the ends of their lines.
-const DATE_AND_LENGTH_BYTES: usize = 37 + 21;
+/// `date: Mon, 23 Nov 2026 21:17:12 GMT`, `content-length: 321` and what HTTP/1.0 is told besides, `connection: keep-alive`,
+/// with the ends of their lines.
+const ADDED_BYTES: usize = 37 + 21 + 24;
 
 fn put_text(body: &mut Vec<u8>, text: &str) {
     if text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {

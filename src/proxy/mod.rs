@@ -46,6 +46,9 @@ use manage::Call;
 /// A stranger gets so many bytes for each that it has sent, if it can be told what it needs in that.
 const AMPLIFICATION_MAX: usize = 10;
 
+/// What ends a stream whose request has not ended.
+const RESET_BYTES: usize = 13;
+
 /// What all workers share.
 pub struct Proxy {
     /// The present configuration's routes: a request keeps the one that it began with.
@@ -172,7 +175,8 @@ impl Door {
         };
         if let Some(outlay) = exchange.outlay().filter(|_| is_cheap) {
             let length = shorten(&mut response, outlay.saturating_mul(AMPLIFICATION_MAX));
-            exchange.charge(length.div_ceil(AMPLIFICATION_MAX));
+            let reset = if account.body_unread { RESET_BYTES } else { 0 };
+            exchange.charge((length + reset).div_ceil(AMPLIFICATION_MAX));
         }
         if closes {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -126,7 +126,7 @@ impl Exchange {
     }
 
     /// How many bytes the client has spent on what may be refused: over HTTP/1 on the request's head, `None` where that
-    /// was no valid one; over HTTP/2 on all its frames, as far as no refusal was charged to them.
+    /// was no valid one; over HTTP/2 on that and on whatever else it sent, less what earlier refusals were more than worth.
     pub fn outlay(&self) -> Option<usize> {
         self.aside.as_ref().map(Aside::outlay).or(self.head_bytes)
     }

@@ -19,20 +19,22 @@ use crate::http::framing::interim;
 pub struct Aside {
     ledger: SharedLedger,
     stream: u32,
+    /// What the frames of the request's head took.
+    block_bytes: usize,
 }
 
 impl Aside {
-    pub(super) fn new(ledger: SharedLedger, stream: u32) -> Self {
-        Self { ledger, stream }
+    pub(super) fn new(ledger: SharedLedger, stream: u32, block_bytes: usize) -> Self {
+        Self { ledger, stream, block_bytes }
     }
 
-    /// What the client has sent on the connection beyond what was charged to it.
+    /// What the request's head took, and what the client has sent on the connection beyond what was charged to it.
     pub(in crate::server) fn outlay(&self) -> usize {
-        self.ledger.lock().outlay()
+        self.ledger.lock().outlay(self.block_bytes)
     }
 
     pub(in crate::server) fn charge(&self, bytes: usize) {
-        self.ledger.lock().charge(bytes);
+        self.ledger.lock().charge(self.block_bytes, bytes);
     }
 
     pub(in crate::server) fn send(&self, interim: &Response<()>) {
@@ -56,7 +58,7 @@ impl Invitation {
     /// To be called by whoever waits for the body, from any task. By the time that it could be sent it may be needless:
     /// then it is not.
     pub fn send(self) {
-        let Aside { ledger, stream } = &self.0;
+        let Aside { ledger, stream, .. } = &self.0;
         let connection = ledger.lock().invite(*stream);
         connection.into_iter().for_each(Waker::wake);
     }

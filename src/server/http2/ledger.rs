@@ -49,8 +49,11 @@ pub(super) struct Ledger {
     newest: u32,
     /// A stream whose header block has passed, until hyper has made a request of it.
     fresh: Option<u32>,
-    /// What the client has sent, of its frames as they begin, beyond what was charged to it.
-    outlay: usize,
+    /// What the frames of that block took.
+    block_bytes: usize,
+    /// What the client has sent besides the requests that are not answered, less what was charged to it: negative where
+    /// that was more.
+    surplus: i64,
     pause: Pause,
     /// Requests that hyper has made.
     requests: u64,
@@ -100,7 +103,8 @@ impl Ledger {
             watch,
             newest: 0,
             fresh: None,
-            outlay: frames::PREFACE.len(),
+            block_bytes: 0,
+            surplus: length(frames::PREFACE.len()),
             pause: Pause::None,
             requests: 0,
             starting: None,
@@ -155,7 +159,6 @@ impl Ledger {
     }
 
     fn read_begins(&mut self, frame: Frame) -> Result<(), Http2Cut> {
-        self.outlay = self.outlay.saturating_add(frames::HEAD_BYTES + frame.len);
         match frame.kind {
             FrameKind::Headers => self.open(frame),
             FrameKind::Data => {
@@ -174,8 +177,11 @@ impl Ledger {
                 self.settings_until = None;
                 self.take_control()
             }
-            FrameKind::Continuation
-            | FrameKind::GoAway
+            FrameKind::Continuation => {
+                self.block_bytes += frames::HEAD_BYTES + frame.len;
+                self.take_control()
+            }
+            FrameKind::GoAway
             | FrameKind::Ping
             | FrameKind::Priority
             | FrameKind::PushPromise
@@ -187,6 +193,10 @@ impl Ledger {
     }
 
     fn read_ends(&mut self, frame: Frame) -> Pass {
+        // Blocks count with the requests that they become.
+        if !matches!(frame.kind, FrameKind::Headers | FrameKind::Continuation) {
+            self.surplus = self.surplus.saturating_add(length(frames::HEAD_BYTES + frame.len));
+        }
         match frame.kind {
             FrameKind::Reset => self.streams.forget(frame.stream),
             FrameKind::Settings => {
@@ -219,6 +229,7 @@ impl Ledger {
         }
         self.newest = frame.stream;
         self.fresh = Some(frame.stream);
+        self.block_bytes = frames::HEAD_BYTES + frame.len;
         Ok(())
     }
 
@@ -248,12 +259,19 @@ impl Ledger {
         }
     }
 
-    pub(super) fn outlay(&self) -> usize {
-        self.outlay
+    /// What the block of the request that hyper is about to make took of the connection.
+    pub(super) fn block_bytes(&self) -> usize {
+        self.block_bytes
     }
 
-    pub(super) fn charge(&mut self, bytes: usize) {
-        self.outlay = self.outlay.saturating_sub(bytes);
+    /// What a request whose block took so many bytes can pay for.
+    pub(super) fn outlay(&self, block_bytes: usize) -> usize {
+        usize::try_from(length(block_bytes).saturating_add(self.surplus)).unwrap_or(0)
+    }
+
+    /// The request was answered for so many bytes of it.
+    pub(super) fn charge(&mut self, block_bytes: usize, bytes: usize) {
+        self.surplus = self.surplus.saturating_add(length(block_bytes)).saturating_sub(length(bytes));
     }
 
     /// hyper makes a request: of the stream whose header block was passed on last, since reading has paused there.
@@ -380,4 +398,8 @@ impl Ledger {
     pub(super) fn take_frames(&mut self) -> Vec<u8> {
         self.orders.take_frames(&mut self.streams, self.has_table_shrunk)
     }
+}
+
+fn length(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

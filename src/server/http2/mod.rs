@@ -237,8 +237,11 @@ impl<H: Handler> Service<H> {
     ) -> impl Future<Output = Result<Response<Sent<H::Body>>, Infallible>> + use<H> {
         let is_head = request.method() == Method::HEAD;
         let holds_back = aside::is_awaited(&request);
-        let (watch, stream) = self.ledger.lock().adopt(holds_back);
-        let aside = stream.map(|stream| Aside::new(self.ledger.clone(), stream));
+        let mut ledger = self.ledger.lock();
+        let block_bytes = ledger.block_bytes();
+        let (watch, stream) = ledger.adopt(holds_back);
+        drop(ledger);
+        let aside = stream.map(|stream| Aside::new(self.ledger.clone(), stream, block_bytes));
         let (mut parts, body) = request.into_parts();
         let exchange = Exchange::new(Arc::clone(&self.connection), Arc::clone(&watch)).on_stream(aside, holds_back);
         let exchange = match framing::normalize(&mut parts, self.limits) {

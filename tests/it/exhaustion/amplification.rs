@@ -1,6 +1,6 @@
 //! What a stranger gets back for what it sends.
 
-use crate::harness::raw_h2::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame};
+use crate::harness::raw_h2::{DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame};
 use crate::harness::{Answer, Gate, H2Client, RawH2, Wire, check_problem};
 
 /// A message takes at least one packet, and this much of it before its first byte: IPv4, TCP and its timestamps.
@@ -67,32 +67,56 @@ fn the_smallest_requests_are_refused_with_at_most_ten_times_their_bytes_on_every
     check_streams(&gate, &[&[0x82, 0x86, 0x84, 0x41, 1, b't'][..]].concat(), &[0x82, 0x86, 0x84, 0xbe]);
 }
 
-/// Sends so many requests that whatever the connection's begin has paid for is used up.
+/// The preface and the frames of settings that [`RawH2`] has sent once it was answered.
+const GREETING: usize = 24 + 9 + 6 + 9;
+
+fn request(number: usize, flags: u8, first: &[u8], others: &[u8]) -> Vec<u8> {
+    let stream = u32::try_from(number * 2 + 1).expect("a small number");
+    frame(HEADERS, END_HEADERS | flags, stream, if number == 0 { first } else { others })
+}
+
+/// Reads so many answers to their ends. Returns the bytes of them all, and those of the last one's body.
+#[track_caller]
+fn answers(raw: &mut RawH2, count: usize) -> (usize, usize) {
+    let (mut ended, mut got, mut body) = (0, 0, 0);
+    while ended < count {
+        let frame = raw.read().expect("an answer");
+        got += if frame.stream > 0 { 9 + frame.payload.len() } else { 0 };
+        match frame.kind {
+            HEADERS => body = 0,
+            DATA => body += frame.payload.len(),
+            _ => {}
+        }
+        // On stream 0 the flag is another one's.
+        ended += usize::from(frame.stream > 0 && frame.kind != RST_STREAM && frame.flags & END_STREAM != 0);
+    }
+    (got, body)
+}
+
+/// Sends so many requests that whatever the connection's begin has paid for is used up, one after the other and at once.
 #[track_caller]
 fn check_streams(gate: &Gate, first: &[u8], others: &[u8]) {
     let mut raw = RawH2::connect(gate.public());
-    // The preface, and the frames of settings that the client has sent with and after it.
-    let (mut sent, mut got, mut last) = (24 + 9 + 6 + 9, 0, 0);
+    let (mut sent, mut got) = (GREETING, 0);
     for number in 0..REQUESTS {
-        let stream = u32::try_from(number * 2 + 1).expect("a small number");
-        let request = frame(HEADERS, END_HEADERS | END_STREAM, stream, if number == 0 { first } else { others });
+        let request = request(number, END_STREAM, first, others);
         raw.send(&request);
         sent += request.len();
-        last = 0;
-        loop {
-            let frame = raw.read().expect("an answer");
-            assert_ne!(frame.kind, RST_STREAM, "refused without a word");
-            if frame.stream == stream {
-                last += 9 + frame.payload.len();
-            }
-            if frame.stream == stream && frame.flags & END_STREAM != 0 {
-                break;
-            }
-        }
-        got += last;
+        got += answers(&mut raw, 1).0;
         assert!(got <= RATIO_MAX * sent, "{got} bytes for {sent} after {} requests", number + 1);
     }
-    println!("HTTP/2: {got} bytes for {sent}, {last} for the last one");
+    println!("HTTP/2: {got} bytes for {sent}");
+
+    // The second time, with a frame that is announced and never comes.
+    for behind in [&[][..], &[0, 0x40, 0, 0xfa, 0, 0, 0, 0, 0]] {
+        let mut raw = RawH2::connect(gate.public());
+        let burst: Vec<u8> = (0..REQUESTS).flat_map(|number| request(number, END_STREAM, first, others)).collect();
+        let burst = [&burst, behind].concat();
+        raw.send(&burst);
+        let (got, sent) = (answers(&mut raw, REQUESTS).0, GREETING + burst.len());
+        println!("HTTP/2 at once: {got} bytes for {sent}");
+        assert!(got <= RATIO_MAX * sent, "{got} bytes for {sent} at once");
+    }
 }
 
 /// A refusal that closes a connection over HTTP/1 ends nothing but its stream here.
@@ -103,27 +127,42 @@ fn streams_that_are_malformed_are_refused_with_at_most_ten_times_their_bytes() {
     check_streams(&gate, &[&[0x82, 0x86, 0x44, 2, b'/', b'/', 0x41, 1, b't'][..]].concat(), &[0x82, 0x86, 0xbf, 0xbe]);
 }
 
-/// Over HTTP/2 a field that is sent again takes one byte.
+/// Over HTTP/2 a field that is sent again takes one byte, credentials too where the client wants that.
 #[test]
 fn a_key_holder_is_told_in_full_what_is_missing_however_short_its_requests() {
     let gate = Gate::with(|setup| setup.route("GET /a", r#"{ any = ["monitor:write"] }"#));
-    let key = gate.root().create(&["monitor:read"]);
-    let client = H2Client::connect(gate.public());
-    for _ in 0..REQUESTS {
-        let answer = client.get(&key, "/a");
-        check_problem(&answer, 403, "scope_missing");
-        assert_eq!(answer.json()["required_scopes"][0], "monitor:write", "{answer:?}");
+    let authorization = gate.root().create(&["monitor:read"]).authorization();
+    let length = u8::try_from(authorization.len()).ok().filter(|length| *length < 127).expect("a short text");
+    // GET, http, /a, an authority of one character, the key; then all of them by their places in the table.
+    let first = [&[0x82, 0x86, 0x44, 2, b'/', b'a', 0x41, 1, b't', 0x57, length], authorization.as_bytes()].concat();
+    let mut raw = RawH2::connect(gate.public());
+    for number in 0..REQUESTS {
+        raw.send(request(number, END_STREAM, &first, &[0x82, 0x86, 0xc0, 0xbf, 0xbe]));
+        let (_, body) = answers(&mut raw, 1);
+        assert!(body > 100, "{body} bytes of body for request {number}");
     }
 }
 
 #[test]
-fn a_stranger_over_http2_is_told_in_full_until_it_was_told_often() {
+fn a_grpc_refusal_keeps_its_media_type_and_status_however_short_its_request() {
+    let gate = Gate::start();
+    let client = H2Client::connect(gate.public());
+    let mut has_message = true;
+    for _ in 0..3 * REQUESTS {
+        let answer = client.request("POST", "/", &[("content-type", "application/grpc")], b"");
+        assert_eq!(answer.header("content-type"), Some("application/grpc"), "{answer:?}");
+        assert_eq!(answer.header("grpc-status"), Some("16"), "{answer:?}");
+        has_message = answer.header("grpc-message").is_some();
+    }
+    assert!(!has_message, "it was never short of room");
+}
+
+#[test]
+fn a_stranger_over_http2_is_told_in_full_until_it_was_told() {
     let gate = Gate::start();
     let client = H2Client::connect(gate.public());
     let answers: Vec<Answer> = (0..REQUESTS).map(|_| client.request("GET", "/a", &[], b"")).collect();
-    for answer in &answers[..2] {
-        check_problem(answer, 401, "unauthenticated");
-    }
+    check_problem(&answers[0], 401, "unauthenticated");
     let last = &answers[REQUESTS - 1];
     assert_eq!((last.status, last.body.len()), (401, 0), "{last:?}");
     assert!(last.header("www-authenticate").is_some(), "{last:?}");
