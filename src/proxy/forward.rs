@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Body as _;
@@ -20,8 +20,9 @@ use crate::upstream::{Blame, Lease, ResponseBody, UpstreamError};
 
 use super::account::Account;
 use super::admit::Admitted;
-use super::body::{Body, RequestBody, Streamed};
+use super::body::{Body, Streamed};
 use super::gate::{Gate, Route};
+use super::request_body::RequestBody;
 use super::rewrite::{self, ResponseFields};
 use super::running::Run;
 use super::upload::{Upload, UploadState};
@@ -63,10 +64,6 @@ impl Door {
         let response_fields = rewrite::prepare(&admitted, gate, origin, peer, &mut parts, &mut account.request_id)?;
         let takes_trailers = trailer_terms.takes_trailers();
         trailer_terms.tell(&mut parts.headers, body.size_hint().exact().is_some());
-        // hyper would send a body of unknown length with GET as none at all.
-        if !body.is_end_stream() && body.size_hint().exact().is_none() {
-            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
         let upgrades = route.settings.upgrade && exchange.asks_for_websocket();
         if upgrades {
             tunnel::ask(&mut parts.headers);

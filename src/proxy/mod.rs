@@ -9,6 +9,7 @@ mod body;
 mod forward;
 mod gate;
 mod manage;
+mod request_body;
 mod rewrite;
 mod running;
 mod settings;
@@ -32,8 +33,9 @@ use crate::server::{Exchange, Handler, Incoming};
 
 pub use admit::{Admitted, Head, Trail};
 pub(crate) use admit::{check_opt_ins, without_port};
-pub use body::{Body, RequestBody};
+pub use body::Body;
 pub use gate::{Gate, Route, RouteLimit};
+pub use request_body::RequestBody;
 pub(crate) use rewrite::forwarded_target;
 pub use rewrite::{FieldRules, HostHeader, PathPrefix, Rewrite};
 pub use running::Running;

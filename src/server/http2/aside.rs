@@ -30,11 +30,11 @@ impl Aside {
 
     /// What the request's head took, and what the client has sent on the connection beyond what was charged to it.
     pub(in crate::server) fn outlay(&self) -> usize {
-        self.ledger.lock().outlay(self.block_bytes)
+        self.ledger.lock().outlay.with(self.block_bytes)
     }
 
     pub(in crate::server) fn charge(&self, bytes: usize) {
-        self.ledger.lock().charge(self.block_bytes, bytes);
+        self.ledger.lock().outlay.charge(self.block_bytes, bytes);
     }
 
     pub(in crate::server) fn send(&self, interim: &Response<()>) {

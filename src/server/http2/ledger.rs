@@ -8,6 +8,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::orders::Orders;
+use super::outlay::Outlay;
 use super::settings::Http2;
 use super::streams::Streams;
 use crate::http::framing::allowance::Allowance;
@@ -49,11 +50,7 @@ pub(super) struct Ledger {
     newest: u32,
     /// A stream whose header block has passed, until hyper has made a request of it.
     fresh: Option<u32>,
-    /// What the frames of that block took.
-    block_bytes: usize,
-    /// What the client has sent besides the requests that are not answered, less what was charged to it: negative where
-    /// that was more.
-    surplus: i64,
+    pub(super) outlay: Outlay,
     pause: Pause,
     /// Requests that hyper has made.
     requests: u64,
@@ -103,8 +100,7 @@ impl Ledger {
             watch,
             newest: 0,
             fresh: None,
-            block_bytes: 0,
-            surplus: length(frames::PREFACE.len()),
+            outlay: Outlay::default(),
             pause: Pause::None,
             requests: 0,
             starting: None,
@@ -178,7 +174,7 @@ impl Ledger {
                 self.take_control()
             }
             FrameKind::Continuation => {
-                self.block_bytes += frames::HEAD_BYTES + frame.len;
+                self.outlay.block_goes_on(frame);
                 self.take_control()
             }
             FrameKind::GoAway
@@ -193,10 +189,7 @@ impl Ledger {
     }
 
     fn read_ends(&mut self, frame: Frame) -> Pass {
-        // Blocks count with the requests that they become.
-        if !matches!(frame.kind, FrameKind::Headers | FrameKind::Continuation) {
-            self.surplus = self.surplus.saturating_add(length(frames::HEAD_BYTES + frame.len));
-        }
+        self.outlay.frame_ended(frame);
         match frame.kind {
             FrameKind::Reset => self.streams.forget(frame.stream),
             FrameKind::Settings => {
@@ -229,7 +222,7 @@ impl Ledger {
         }
         self.newest = frame.stream;
         self.fresh = Some(frame.stream);
-        self.block_bytes = frames::HEAD_BYTES + frame.len;
+        self.outlay.block_begins(frame);
         Ok(())
     }
 
@@ -257,21 +250,6 @@ impl Ledger {
             Event::WindowUpdate { stream, increment } => self.streams.credited(stream, increment),
             Event::Ends(_) | Event::GoAway { .. } | Event::Setting { .. } => {}
         }
-    }
-
-    /// What the block of the request that hyper is about to make took of the connection.
-    pub(super) fn block_bytes(&self) -> usize {
-        self.block_bytes
-    }
-
-    /// What a request whose block took so many bytes can pay for.
-    pub(super) fn outlay(&self, block_bytes: usize) -> usize {
-        usize::try_from(length(block_bytes).saturating_add(self.surplus)).unwrap_or(0)
-    }
-
-    /// The request was answered for so many bytes of it.
-    pub(super) fn charge(&mut self, block_bytes: usize, bytes: usize) {
-        self.surplus = self.surplus.saturating_add(length(block_bytes)).saturating_sub(length(bytes));
     }
 
     /// hyper makes a request: of the stream whose header block was passed on last, since reading has paused there.
@@ -398,8 +376,4 @@ impl Ledger {
     pub(super) fn take_frames(&mut self) -> Vec<u8> {
         self.orders.take_frames(&mut self.streams, self.has_table_shrunk)
     }
-}
-
-fn length(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

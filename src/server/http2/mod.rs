@@ -17,6 +17,7 @@ pub(super) mod fuzzing;
 mod guard;
 mod ledger;
 mod orders;
+mod outlay;
 mod rules;
 mod settings;
 mod sieve;
@@ -238,7 +239,7 @@ impl<H: Handler> Service<H> {
         let is_head = request.method() == Method::HEAD;
         let holds_back = aside::is_awaited(&request);
         let mut ledger = self.ledger.lock();
-        let block_bytes = ledger.block_bytes();
+        let block_bytes = ledger.outlay.block_bytes();
         let (watch, stream) = ledger.adopt(holds_back);
         drop(ledger);
         let aside = stream.map(|stream| Aside::new(self.ledger.clone(), stream, block_bytes));

@@ -31,6 +31,7 @@ fn refusals_of_strangers_are_at_most_ten_times_as_long_as_their_requests() {
     check(&gate, 401, "GET /api/v1/query HTTP/1.1\r\nHost: t\r\n\r\n");
     check(&gate, 401, "GET / HTTP/1.1\r\nHost: t\r\n\r\n");
     check(&gate, 401, "GET / HTTP/1.0\r\n\r\n");
+    check(&gate, 401, "GET / HTTP/1.0\r\nConnection:keep-alive\r\n\r\n");
     check(&gate, 401, "GET /api/keys HTTP/1.1\r\nHost: t\r\n\r\n");
     check(&gate, 401, "GET /open/x HTTP/1.1\r\nHost: t\r\nAuthorization: Basic eDp5\r\n\r\n");
     check(&gate, 400, "GET //x HTTP/1.1\r\nHost: gate.test\r\nA: b\r\n\r\n");

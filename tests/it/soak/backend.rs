@@ -95,9 +95,10 @@ async fn serve(mut stream: TcpStream, moods: Arc<Mutex<Mood>>) -> Option<()> {
 async fn send_events(stream: &mut TcpStream) -> Option<()> {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.ok()?;
+    let mut turns = tokio::time::interval(BETWEEN_EVENTS);
     loop {
+        turns.tick().await;
         stream.write_all(EVENT.as_bytes()).await.ok()?;
-        tokio::time::sleep(BETWEEN_EVENTS).await;
     }
 }
 
