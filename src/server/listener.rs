@@ -6,6 +6,13 @@ use std::num::NonZeroU32;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+/// Bytes that the kernel takes for a connection beyond those on their way to the client (TCP_NOTSENT_LOWAT, tcp(7)).
+///
+/// Without it a client that reads nothing of a large response makes the kernel copy and hold a whole send buffer, up to
+/// 4 MiB, and whoever comes beside a few hundred of those waits for that. What is in flight does not count, so that no
+/// client that reads is slower for it.
+const UNSENT_MAX: u32 = 128 * 1_024;
+
 /// An address cannot be listened on. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {advice}")]
@@ -70,6 +77,7 @@ impl Listeners {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
         }
         socket.set_nonblocking(true)?;
+        bound_unsent(&SockRef::from(&socket));
         let address = socket.local_addr()?;
         let mut sockets = Vec::new();
         for _ in 1..workers {
@@ -112,7 +120,14 @@ fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
+    bound_unsent(&socket);
     Ok(socket)
+}
+
+/// For all that it accepts: they inherit it.
+fn bound_unsent(listener: &Socket) {
+    // A kernel that does not know it serves as well.
+    let _ = listener.set_tcp_notsent_lowat(UNSENT_MAX);
 }
 
 fn advice(error: &io::Error) -> &'static str {

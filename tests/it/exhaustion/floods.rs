@@ -87,6 +87,6 @@ fn good_client_is_served_beside_floods_of_frames() {
     ];
     for (what, opening, flood) in floods {
         let begin = || Flooders::start(street.rig.served.public, &opening, &flood);
-        street.check_beside(what, time, begin, Flooders::end);
+        street.check_beside(what, time, begin, Flooders::end).check(what);
     }
 }

@@ -3,7 +3,8 @@
 //! `PORTCULLIS_SLOW_CLIENTS=2000@20` sets how many of each kind there are and for how many seconds; the good client's
 //! response times are held to their bound then, too.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -18,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, interval_at, timeout};
 
-use super::{MIB, Rig, pass};
+use super::{MIB, Rig, narrow, pass};
 use crate::harness::raw_h2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, WINDOW_UPDATE, block, frame, head,
 };
@@ -193,6 +194,26 @@ pub(super) struct Street {
     /// How the good client comes; `None`: in clear text.
     tls: Option<TlsClient>,
     memory_max: u64,
+    upstream: String,
+}
+
+/// Response times of the good client of which 99 in a hundred are shorter.
+pub(super) struct Waits {
+    alone: Duration,
+    beside: Duration,
+}
+
+impl Waits {
+    /// Asserts that they are at most twice as long beside others, where there are enough to tell.
+    #[track_caller]
+    pub(super) fn check(&self, what: &str) {
+        assert!(
+            !wanted().2 || self.beside <= self.alone * 2,
+            "{what}: p99 {:?} alone, {:?} beside",
+            self.alone,
+            self.beside
+        );
+    }
 }
 
 impl Street {
@@ -206,7 +227,7 @@ impl Street {
         let tank = Tank::start(Tongue::Http1);
         let rig = Rig::with(|setup| change(setup.upstream_url(&tank.url())));
         let good = rig.served.caller(&rig.root);
-        Self { rig, good, tls, memory_max: MEMORY_MAX }
+        Self { rig, good, tls, memory_max: MEMORY_MAX, upstream: tank.url() }
     }
 
     /// For so many large responses that are not taken.
@@ -240,12 +261,13 @@ impl Street {
             crowd.wait_for(count);
             crowd
         };
-        self.check_beside(what, time, begin, |crowd| {
+        let waits = self.check_beside(what, time, begin, |crowd| {
             format!("{count} clients, {} connections", crowd.connections.load(Ordering::SeqCst))
         });
+        waits.check(what);
     }
 
-    /// The good client alone for so much time, then beside what begins now for as long.
+    /// The good client alone for so much time, then beside what begins now for as long: no error and little memory.
     #[track_caller]
     pub(super) fn check_beside<C>(
         &self,
@@ -253,7 +275,7 @@ impl Street {
         time: Duration,
         begin: impl FnOnce() -> C,
         end: impl FnOnce(C) -> String,
-    ) {
+    ) -> Waits {
         let probe = &self.rig.probe;
         // Where response times are not told, one short load is enough to have everything in memory.
         let alone = if wanted().2 { self.load(time) } else { self.load(WARM_UP) };
@@ -277,9 +299,57 @@ impl Street {
         assert_eq!((alone.failed, beside.failed), (0, 0), "{what}: {alone:?} {beside:?}");
         assert!(beside.answered > 0, "{what}: nobody was served");
         assert!(grown < self.memory_max, "{what}: {grown} bytes more");
-        if wanted().2 {
-            assert!(p99_beside <= p99 * 2, "{what}: p99 {p99:?} alone, {p99_beside:?} beside");
+        Waits { alone: p99, beside: p99_beside }
+    }
+}
+
+/// nginx before the same upstream.
+struct Nginx {
+    address: SocketAddr,
+    _process: Process,
+    _folder: tempfile::TempDir,
+}
+
+impl Nginx {
+    #[track_caller]
+    fn start(upstream: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = free.local_addr().expect("an address");
+        drop(free);
+        let at = folder.path().display();
+        let upstream = upstream.strip_prefix("http://").expect("a URL");
+        let config = format!(
+            "daemon off; pid {at}/pid; error_log {at}/error.log; worker_processes 1; worker_rlimit_nofile 16384; \
+             events {{ worker_connections 8192; }} \
+             http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; \
+             upstream tank {{ server {upstream}; keepalive 64; }} \
+             server {{ listen {address} backlog=4096; location / {{ proxy_pass http://tank; proxy_http_version 1.1; \
+             proxy_set_header Connection \"\"; proxy_request_buffering off; proxy_max_temp_file_size 0; }} }} }}"
+        );
+        let path = folder.path().join("nginx.conf");
+        std::fs::write(&path, config).expect("a configuration");
+        let mut command = Command::new("nginx");
+        command.arg("-e").arg(folder.path().join("error.log")).arg("-c").arg(path);
+        let nginx = Self { address, _process: Process::spawn(command), _folder: folder };
+        let deadline = Instant::now() + DEADLINE;
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "nginx does not listen");
+            pass(Duration::from_millis(20));
         }
+        nginx
+    }
+
+    /// What a good client of nginx sees beside the same.
+    #[track_caller]
+    fn beside(&self, what: &str, time: Duration, crowd: Process) -> Duration {
+        let load = Load::start(self.address, PATH, "none", PACE);
+        pass(time);
+        let seen = load.stop();
+        crowd.wait();
+        assert_eq!(seen.failed, 0, "{what}: {seen:?}");
+        println!("{what}: p99 {:?} beside it at nginx", seen.percentile(99));
+        seen.percentile(99)
     }
 }
 
@@ -385,20 +455,65 @@ fn good_client_is_served_beside_slowhttptest() {
         ("-R", &["-a", "10", "-b", "3000"]),
         ("-X", &["-w", "512", "-y", "1024", "-n", "1", "-z", "32", "-k", "3"]),
     ];
+    let nginx = is_told.then(|| Nginx::start(&street.upstream));
     for (mode, options) in modes {
-        let begin = || {
+        let attack = |address: SocketAddr| {
             // It keeps most of a core busy, and is to have one that nobody has to share with it.
             let mut command = Command::new("taskset");
             command.args(["-c", &LAST_CORE, "nice", "-n", &NICEST.to_string(), "slowhttptest"]);
             command.args([mode, "-v", "1", "-p", "5", "-c", &count.to_string(), "-r", &rate.to_string()]);
             command.args(["-l", &time.as_secs().max(1).to_string(), "-u"]);
-            command.arg(format!("http://{}/public/give/1000000", street.rig.served.public)).args(options);
+            command.arg(format!("http://{address}/public/give/1000000")).args(options);
             Process::spawn(command)
         };
-        street.check_beside(&format!("slowhttptest {mode}"), time, begin, |process| {
-            let exit = process.wait();
-            assert!(exit.code.is_some(), "{exit:?}");
-            format!("{count} clients")
-        });
+        let what = format!("slowhttptest {mode}");
+        let waits = street.check_beside(
+            &what,
+            time,
+            || attack(street.rig.served.public),
+            |process| {
+                let exit = process.wait();
+                assert!(exit.code.is_some(), "{exit:?}");
+                format!("{count} clients")
+            },
+        );
+        if let Some(nginx) = &nginx {
+            // The attack takes more of this machine than the gate does: what nobody can help is what nginx sees of it.
+            let at_nginx = nginx.beside(&what, time, attack(nginx.address));
+            if waits.beside > at_nginx {
+                waits.check(&what);
+            }
+        }
     }
+}
+
+/// Bytes that the kernel holds of what was written to this client.
+#[track_caller]
+fn queued_for(client: &std::net::TcpStream) -> u64 {
+    let end = |address: std::io::Result<SocketAddr>| format!(":{:04X}", address.expect("it is connected").port());
+    let (client, gate) = (end(client.local_addr()), end(client.peer_addr()));
+    let connections = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells");
+    let queues = connections.lines().find_map(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        let is_it = columns.next()?.ends_with(&gate) && columns.next()?.ends_with(&client);
+        is_it.then(|| columns.nth(1))?
+    });
+    let (sent, _) = queues.and_then(|queues| queues.split_once(':')).expect("the gate's end of the connection");
+    u64::from_str_radix(sent, 16).expect("a number")
+}
+
+#[test]
+fn kernel_holds_no_whole_send_buffer_for_a_client_that_reads_nothing() {
+    let street = Street::new();
+    let mut client = narrow(street.rig.served.public);
+    client.write_all(&street.good.render("GET", "/open/give/10000000", &[], b"")).expect("room");
+    // It has all that it will get when nothing has come for as long as others took to be served many times.
+    let (mut queued, mut unchanged) = (0, 0);
+    while queued == 0 || unchanged < 50 {
+        assert_eq!(street.good.get(PATH).status, 200);
+        let now = queued_for(&client);
+        unchanged = if now == queued { unchanged + 1 } else { 0 };
+        queued = now;
+    }
+    assert!(queued < 384 * 1_024, "{queued} bytes wait for one client");
 }
