@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::exhaustion::pass;
 use crate::harness::{Caller, Gate, Recorded, Reply, Setup, Wire, check, check_problem};
 
 const QUERY: &str = "/api/v1/query";
@@ -916,6 +917,22 @@ fn a_header_section_that_does_not_end_is_let_go() {
     let said = String::from_utf8(wire.read_to_end()).expect("UTF-8");
     assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
     assert!(gate.upstream().raw().is_empty());
+}
+
+#[test]
+fn an_empty_line_before_a_head_takes_nothing_of_the_time_for_it() {
+    let header_timeout = Duration::from_secs(1);
+    let gate = Gate::with(|setup| setup.option("client", r#"header_timeout = "1s""#));
+    let mut wire = gate.raw();
+    let is_read = || check(&gate.root().get("/open/x"), 200).status;
+    wire.send("\r");
+    is_read();
+    wire.send("\n");
+    pass(header_timeout + Duration::from_millis(200));
+    wire.send("GET /public/x HTTP/1.1\r\n");
+    is_read();
+    wire.send("Host: t\r\n\r\n");
+    check(&wire.read_response(), 200);
 }
 
 #[test]
