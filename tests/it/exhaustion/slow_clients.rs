@@ -225,7 +225,9 @@ impl Street {
     #[track_caller]
     fn with(change: impl FnOnce(Setup) -> Setup, tls: Option<TlsClient>) -> Self {
         let tank = Tank::start(Tongue::Http1);
-        let rig = Rig::with(|setup| change(setup.upstream_url(&tank.url())));
+        // What is told is told of the program as it ships.
+        let workers = if wanted().2 { "workers = \"auto\"" } else { "workers = 1" };
+        let rig = Rig::with(|setup| change(setup.option("listen", workers).upstream_url(&tank.url())));
         let good = rig.served.caller(&rig.root);
         Self { rig, good, tls, memory_max: MEMORY_MAX, upstream: tank.url() }
     }
@@ -320,7 +322,7 @@ impl Nginx {
         let at = folder.path().display();
         let upstream = upstream.strip_prefix("http://").expect("a URL");
         let config = format!(
-            "daemon off; pid {at}/pid; error_log {at}/error.log; worker_processes 1; worker_rlimit_nofile 16384; \
+            "daemon off; pid {at}/pid; error_log {at}/error.log; worker_processes auto; worker_rlimit_nofile 16384; \
              events {{ worker_connections 8192; }} \
              http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; \
              upstream tank {{ server {upstream}; keepalive 64; }} \
@@ -456,6 +458,7 @@ fn good_client_is_served_beside_slowhttptest() {
         ("-X", &["-w", "512", "-y", "1024", "-n", "1", "-z", "32", "-k", "3"]),
     ];
     let nginx = is_told.then(|| Nginx::start(&street.upstream));
+    let mut slower_than_nginx = Vec::new();
     for (mode, options) in modes {
         let attack = |address: SocketAddr| {
             // It keeps most of a core busy, and is to have one that nobody has to share with it.
@@ -481,10 +484,11 @@ fn good_client_is_served_beside_slowhttptest() {
             // The attack takes more of this machine than the gate does: what nobody can help is what nginx sees of it.
             let at_nginx = nginx.beside(&what, time, attack(nginx.address));
             if waits.beside > at_nginx {
-                waits.check(&what);
+                slower_than_nginx.push((what, waits));
             }
         }
     }
+    slower_than_nginx.iter().for_each(|(what, waits)| waits.check(what));
 }
 
 /// Bytes that the kernel holds of what was written to this client.
