@@ -15,9 +15,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stage import HERE, Process, free_port, wait_for
-
-ROOT = HERE.parent.parent
+from stage import HERE, Process, built, free_port, wait_for
 
 
 def basic(key):
@@ -248,12 +246,7 @@ PEERS = [Portcullis, Relay, Nginx, Haproxy, Envoy, Vmauth, Caddy, NginxBasic]
 def bench_program(name):
     """The path of a program of ours, which is built if it is not there."""
     if name not in BUILT:
-        built = subprocess.run(
-            ["cargo", "bench", "--locked", "--no-run", "--bench", name, "--message-format=json"],
-            cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
-        )
-        units = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
-        BUILT[name] = next(unit["executable"] for unit in units if unit.get("executable") and unit["target"]["name"] == name)
+        BUILT[name] = built(name, "bench", "--no-run", "--bench", name)
     return BUILT[name]
 
 
@@ -262,7 +255,3 @@ BUILT = {}
 
 def is_installed(peer):
     return not peer.wanted or shutil.which(peer.wanted) is not None
-
-
-def target_folder():
-    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))

@@ -1,5 +1,6 @@
 """What the comparison starts and ends: processes on their cores, the folder with everybody's files, the upstream."""
 
+import json
 import os
 import random
 import re
@@ -12,7 +13,18 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
+
+
+def built(name, *command):
+    """The path of a program that cargo builds, if it is not there as it must be."""
+    told = subprocess.run(
+        ["cargo", *command, "--locked", "--message-format=json-render-diagnostics"],
+        cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
+    )
+    units = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
+    return next(unit["executable"] for unit in units if unit.get("executable") and unit["target"]["name"] == name)
 
 
 def free_port():
@@ -120,8 +132,9 @@ class Stage:
 
     def __init__(self, folder, arguments):
         self.folder, self.proxy_cores, self.other_cores = folder, arguments.proxy_cores, arguments.other_cores
-        # A copy: building a bench program puts the program of the bench profile in its place, which is another one.
-        self.program, self.keys = shutil.copy2(arguments.program, folder / "portcullis"), arguments.keys
+        # Made anew and copied: `cargo bench` leaves the program of its own profile in the place of the release build.
+        program = arguments.program or built("portcullis", "build", "--release", "--bin", "portcullis")
+        self.program, self.keys = shutil.copy2(program, folder / "portcullis"), arguments.keys
         self.upstream_port = free_port()
         (folder / "www").mkdir()
         for name, size in [("small", 129), ("64k", 64 << 10), ("1m", 1 << 20)]:
