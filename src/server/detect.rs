@@ -1,19 +1,22 @@
 //! What a client speaks without TLS: HTTP/2 begins with a text that no HTTP/1 request begins with.
 //!
-//! Reads no more than that text, and hands on what it has read.
+//! Hands on what it has read, which may be more than that text: most clients send all of a request at once, and it costs
+//! one read less so.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout_at;
 
 use super::drain::Draining;
 use super::settings::Client;
 use crate::http::framing::frames::PREFACE;
+use crate::http::room;
 use crate::metrics::Protocol;
 
 /// Reads until it is known what the client speaks. `None` when it left or kept silent for too long: as long as any
@@ -27,7 +30,7 @@ pub(super) async fn protocol<S: AsyncRead + Unpin>(
     let mut is_shortened = false;
     let mut until = Instant::now() + client.first_byte_timeout;
     loop {
-        let is_first = socket.len == 0;
+        let is_first = socket.begin.is_empty();
         tokio::select! {
             biased;
             more = timeout_at(until.into(), socket.read_on()) => if !matches!(more, Ok(true)) { return None },
@@ -37,11 +40,11 @@ pub(super) async fn protocol<S: AsyncRead + Unpin>(
                 continue;
             }
         }
-        let begin = &socket.begin[..socket.len];
-        if *begin != PREFACE[..begin.len()] {
+        let compared = socket.begin.len().min(PREFACE.len());
+        if socket.begin[..compared] != PREFACE[..compared] {
             return Some(Protocol::Http1);
         }
-        if begin.len() == PREFACE.len() {
+        if compared == PREFACE.len() {
             return Some(Protocol::Http2);
         }
         if is_first {
@@ -53,44 +56,44 @@ pub(super) async fn protocol<S: AsyncRead + Unpin>(
 /// A socket whose first bytes have been read already, and are read again.
 pub(super) struct Begun<S> {
     socket: S,
-    begin: [u8; PREFACE.len()],
-    len: usize,
-    /// So many of them have been read again.
+    /// What has been read and not read again. No room is kept for it before it comes, and none after.
+    begin: Vec<u8>,
+    /// So much of it has been read again.
     given: usize,
 }
 
 impl<S> Begun<S> {
     pub(super) fn new(socket: S) -> Self {
-        Self { socket, begin: [0; PREFACE.len()], len: 0, given: 0 }
+        Self { socket, begin: Vec::new(), given: 0 }
     }
 }
 
 impl<S: AsyncRead + Unpin> Begun<S> {
-    /// Reads what is there of the text's rest; `false` when that is nothing any more.
+    /// Reads what is there; `false` when that is nothing any more. Cancel-safe.
     async fn read_on(&mut self) -> bool {
-        match self.socket.read(&mut self.begin[self.len..]).await {
-            Ok(count) => {
-                self.len += count;
-                count > 0
-            }
-            Err(_) => false,
-        }
+        let Self { socket, begin, .. } = self;
+        let read = poll_fn(|cx| {
+            room::poll_through(socket, cx, |bytes| {
+                begin.extend_from_slice(bytes);
+                bytes.len()
+            })
+        });
+        read.await.is_ok_and(|count| count > 0)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.given == this.len {
+        if this.begin.is_empty() {
             return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
-        let count = buf.remaining().min(this.len - this.given);
-        buf.put_slice(&this.begin[this.given..this.given + count]);
+        let rest = &this.begin[this.given..];
+        let count = buf.remaining().min(rest.len());
+        buf.put_slice(&rest[..count]);
         this.given += count;
-        if this.given == this.len && buf.remaining() > 0 {
-            // In one piece with what follows, so that the head of a request is judged in place. An error or the end is
-            // there again for the next read.
-            let _ = Pin::new(&mut this.socket).poll_read(cx, buf);
+        if this.given == this.begin.len() {
+            this.begin = Vec::new();
         }
         Poll::Ready(Ok(()))
     }

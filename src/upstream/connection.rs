@@ -1,6 +1,7 @@
 //! One connection to a target, and one exchange over it, in whichever HTTP is spoken there.
 
 use http::{Request, Response};
+use tokio::time::Instant;
 
 use super::body::ResponseBody;
 use super::dial::{Dialer, Version};
@@ -27,16 +28,24 @@ pub(super) async fn open(
     settings: &Settings,
     slot: OpenSlot,
 ) -> Result<Connection, UpstreamError> {
-    let opening = async {
-        let dialed = dialer.dial(protocol, settings.connect_timeout).await?;
-        match dialed.version {
-            Version::Http1 => Ok(Connection::Http1(Http1::open(dialed, settings, slot))),
-            Version::Http2 => {
-                Ok(Connection::Http2(Http2Connection::open(dialed, &dialer.scheme, settings, slot).await?))
-            }
+    // Each step has the deadline, and not all of them another one around: most connections take one step, and one timer.
+    let until = Instant::now() + settings.connect_timeout;
+    let dialed = dialer.dial(protocol, until).await?;
+    match dialed.version {
+        Version::Http1 => Ok(Connection::Http1(Http1::open(dialed, settings, slot))),
+        Version::Http2 => {
+            let opening = Http2Connection::open(dialed, &dialer.scheme, settings, slot);
+            Ok(Connection::Http2(within(until, opening).await?))
         }
-    };
-    tokio::time::timeout(settings.connect_timeout, opening).await.map_err(|_| UpstreamError::ConnectTimeout)?
+    }
+}
+
+/// A step towards a connection, which may take until then.
+pub(super) async fn within<T>(
+    until: Instant,
+    step: impl Future<Output = Result<T, UpstreamError>>,
+) -> Result<T, UpstreamError> {
+    tokio::time::timeout_at(until, step).await.map_err(|_| UpstreamError::ConnectTimeout)?
 }
 
 impl Connection {

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::uri::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 use super::UpstreamError;
+use super::connection::within;
 use super::protocol::Protocol;
 use super::resolve::{Origin, Resolver, unconnected};
 use super::url::{Place, Url};
@@ -94,13 +95,14 @@ impl Dialer {
         }
     }
 
-    /// Connects and finds out what is spoken there. `timeout` bounds the connection, and not what follows it.
-    pub(super) async fn dial(&self, protocol: Protocol, timeout: Duration) -> Result<Dialed, UpstreamError> {
+    /// Connects and finds out what is spoken there, which may take until then.
+    pub(super) async fn dial(&self, protocol: Protocol, until: Instant) -> Result<Dialed, UpstreamError> {
         let plain = if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http1 };
         let (stream, origin) = match &self.way {
-            Way::Tcp(resolver) => resolver.connect(timeout).await?,
+            Way::Tcp(resolver) => resolver.connect(until).await?,
             Way::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(unconnected)?;
+                let connecting = async { UnixStream::connect(path).await.map_err(unconnected) };
+                let stream = within(until, connecting).await?;
                 return Ok(Dialed { socket: Socket::Unix(stream), version: plain, origin: None });
             }
         };
@@ -109,7 +111,8 @@ impl Dialer {
         match &self.tls {
             None => Ok(Dialed { socket: Socket::Tcp(stream), version: plain, origin }),
             Some((tls, name)) => {
-                let (socket, version) = secure(stream, name, protocol, tls).await.map_err(insecure)?;
+                let securing = async { secure(stream, name, protocol, tls).await.map_err(insecure) };
+                let (socket, version) = within(until, securing).await?;
                 Ok(Dialed { socket, version, origin })
             }
         }

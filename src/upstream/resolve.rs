@@ -69,9 +69,8 @@ impl Resolver {
         }
     }
 
-    /// Connects to one of the addresses, within `timeout` over all of them.
-    pub(super) async fn connect(&self, timeout: Duration) -> Result<(TcpStream, Origin), UpstreamError> {
-        let until = Instant::now() + timeout;
+    /// Connects to one of the addresses, which may take until then over all of them.
+    pub(super) async fn connect(&self, until: Instant) -> Result<(TcpStream, Origin), UpstreamError> {
         let generation = self.generation.load(Ordering::Acquire);
         let addresses = tokio::time::timeout_at(until, self.addresses()).await;
         let addresses = addresses.map_err(|_| UpstreamError::ConnectTimeout)??;
