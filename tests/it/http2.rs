@@ -396,6 +396,19 @@ fn requests_that_begin_like_the_preface_are_http_1() {
 }
 
 #[test]
+fn client_that_leaves_within_the_preface_is_let_go_at_once() {
+    let gate = Gate::start();
+    for begin in ["P", "PRI * HTTP/2.0\r\n"] {
+        let mut wire = gate.raw();
+        wire.send(begin).finish_sending();
+        wire.check_closed();
+    }
+    let mut wire = gate.raw();
+    wire.send("PRI").send(" * HTTP/1.1\r\nHost: a\r\n").finish_sending();
+    wire.wait_for_end();
+}
+
+#[test]
 fn response_with_trailers_or_without_length_is_whole() {
     let gate = Gate::start();
     let reader = gate.key(&["monitor:read"]);
