@@ -77,7 +77,7 @@ impl Listeners {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
         }
         socket.set_nonblocking(true)?;
-        bound_unsent(&SockRef::from(&socket));
+        prepare(&SockRef::from(&socket));
         let address = socket.local_addr()?;
         let mut sockets = Vec::new();
         for _ in 1..workers {
@@ -120,12 +120,14 @@ fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    bound_unsent(&socket);
+    prepare(&socket);
     Ok(socket)
 }
 
-/// For all that it accepts: they inherit it.
-fn bound_unsent(listener: &Socket) {
+/// For all that it accepts: they inherit it, which spares each of them the calls. Those that wait already do not.
+fn prepare(listener: &Socket) {
+    // What is written is whole; nothing is gained by waiting for more.
+    let _ = listener.set_tcp_nodelay(true);
     // A kernel that does not know it serves as well.
     let _ = listener.set_tcp_notsent_lowat(UNSENT_MAX);
 }

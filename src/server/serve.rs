@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
@@ -54,8 +53,6 @@ pub struct Context {
 /// When the listener cannot be registered with the runtime.
 pub async fn serve<H: Handler>(listener: Listener, handler: H, context: Context) -> io::Result<()> {
     let Listener { socket, backlog } = listener;
-    // Linux hands it on to each connection that is accepted, which spares them the call.
-    SockRef::from(&socket).set_tcp_nodelay(true)?;
     let listener = TcpListener::from_std(socket)?;
     let client = context.client.load_full();
     let mut acceptor = AcceptLoop {
@@ -70,6 +67,7 @@ pub async fn serve<H: Handler>(listener: Listener, handler: H, context: Context)
         tls: context.tls,
         proxy_protocol: context.proxy_protocol,
         handler,
+        backlog,
         connections: JoinSet::new(),
         last_warning: None,
     };
@@ -95,6 +93,7 @@ struct AcceptLoop<H> {
     tls: Option<Arc<tls::Server>>,
     proxy_protocol: bool,
     handler: H,
+    backlog: Backlog,
     connections: JoinSet<()>,
     last_warning: Option<Instant>,
 }
@@ -188,6 +187,10 @@ impl<H: Handler> AcceptLoop<H> {
 
     fn spawn(&mut self, mut socket: TcpStream, peer: SocketAddr, slot: Option<Slot>) {
         self.refresh();
+        if self.backlog == Backlog::Shared {
+            // It may have waited since before the listener was ours. Fails only for a connection that is gone already.
+            let _ = socket.set_nodelay(true);
+        }
         let (protocols, client) = (Arc::clone(&self.protocols), Arc::clone(&self.client));
         let (handler, draining) = (self.handler.clone(), self.draining.clone());
         let open = Open::new(Arc::clone(&self.metrics), slot);

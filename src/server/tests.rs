@@ -600,3 +600,13 @@ fn worker_count_is_auto_or_a_number() {
         check_workers(wrong, None);
     }
 }
+
+#[test]
+fn what_a_listener_accepts_sends_without_delay() {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listeners = Listeners::bind(any_port, 1, Listen::default().backlog).unwrap();
+    let _client = TcpStream::connect(listeners.address()).unwrap();
+    let listener = listeners.into_first().unwrap().socket;
+    listener.set_nonblocking(false).unwrap();
+    assert!(listener.accept().unwrap().0.nodelay().unwrap());
+}
