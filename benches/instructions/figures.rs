@@ -61,6 +61,11 @@ impl Figures {
         println!("written to {FILE}");
     }
 
+    /// Whether so many are no more than what is recorded and its margin. Also when nothing is.
+    pub fn allow(&self, name: &str, count: u64) -> bool {
+        self.instructions.get(name).is_none_or(|recorded| change(count, *recorded) <= ABOVE_MAX)
+    }
+
     pub fn compare(&self, counted: &[(&str, u64)]) -> Verdict {
         let (mut too_many, mut far_below) = (Vec::new(), Vec::new());
         for (name, count) in counted {
@@ -68,7 +73,7 @@ impl Figures {
                 too_many.push(format!("{name}: {count}, and none is recorded"));
                 continue;
             };
-            let change = (*count as f64 / *recorded as f64 - 1.0) * 100.0;
+            let change = change(*count, *recorded);
             let line = format!("{name}: {count}, recorded {recorded} ({change:+.1} %)");
             if change > ABOVE_MAX {
                 too_many.push(line);
@@ -95,6 +100,11 @@ impl Figures {
 }
 
 /// The instructions that a profile has in all.
+/// In percent.
+fn change(count: u64, recorded: u64) -> f64 {
+    (count as f64 / recorded as f64 - 1.0) * 100.0
+}
+
 pub fn total(profile: &Path) -> u64 {
     let text = std::fs::read_to_string(profile).unwrap_or_else(|error| panic!("{}: {error}", profile.display()));
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
