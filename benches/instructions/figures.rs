@@ -99,12 +99,12 @@ impl Figures {
     }
 }
 
-/// The instructions that a profile has in all.
 /// In percent.
 fn change(count: u64, recorded: u64) -> f64 {
     (count as f64 / recorded as f64 - 1.0) * 100.0
 }
 
+/// The instructions that a profile has in all.
 pub fn total(profile: &Path) -> u64 {
     let text = std::fs::read_to_string(profile).unwrap_or_else(|error| panic!("{}: {error}", profile.display()));
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
